@@ -1,0 +1,151 @@
+"""Similarities by hand and against plain NumPy."""
+
+import numpy as np
+import pytest
+
+from tll_utils import similarity
+from tll_utils.similarity import (
+    centre,
+    cosine_similarity,
+    csls,
+    euclidean_similarity,
+    l1_similarity,
+    standardise,
+)
+
+MEASURES = [cosine_similarity, euclidean_similarity, l1_similarity]
+
+
+@pytest.fixture
+def embeddings():
+    """Random left (11, 40) and right (7, 40) float32."""
+    rng = np.random.default_rng(0)
+    return rng.standard_normal((11, 40)).astype(np.float32), rng.standard_normal((7, 40)).astype(np.float32)
+
+
+def test_cosine_by_hand():
+    """(3, 4) has length 5: cosine 3/5 with (1, 0), −4/5 with (0, −2), 1 with (6, 8)."""
+    S = cosine_similarity(np.array([[3, 4]]), np.array([[1, 0], [0, -2], [6, 8]]))
+    np.testing.assert_allclose(S, [[0.6, -0.8, 1]], rtol=1e-6)
+
+
+def test_euclidean_by_hand():
+    """(0, 0) is 5 away from (3, 4) and 0 from itself; (3, 0) is 4 and 3 away."""
+    S = euclidean_similarity(np.array([[0, 0], [3, 0]]), np.array([[3, 4], [0, 0]]))
+    np.testing.assert_allclose(S, [[-5, 0], [-4, -3]], rtol=1e-6)
+
+
+def test_l1_by_hand():
+    """|0 − 3| + |0 − 4| = 7; |3 − 3| + |0 − 4| = 4; |3| = 3."""
+    S = l1_similarity(np.array([[0, 0], [3, 0]]), np.array([[3, 4], [0, 0]]))
+    np.testing.assert_array_equal(S, [[-7, 0], [-4, -3]])
+
+
+def test_measures_agree_with_their_definition(embeddings):
+    left, right = embeddings
+    a, b = left[:, None].astype(float), right[None].astype(float)
+    cosine = (a * b).sum(2) / np.linalg.norm(a, axis=2) / np.linalg.norm(b, axis=2)
+    np.testing.assert_allclose(cosine_similarity(left, right), cosine, atol=1e-6)
+    np.testing.assert_allclose(euclidean_similarity(left, right), -np.sqrt(((a - b) ** 2).sum(2)), rtol=1e-6)
+    np.testing.assert_allclose(l1_similarity(left, right), -np.abs(a - b).sum(2), rtol=1e-6)
+
+
+def test_l1_in_blocks_is_l1_in_one(embeddings, monkeypatch):
+    """11 rows in blocks of 4: two whole blocks and a rest of 3."""
+    whole = l1_similarity(*embeddings)
+    monkeypatch.setattr(similarity, "BLOCK", 4)
+    np.testing.assert_array_equal(l1_similarity(*embeddings), whole)
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_result_is_float32_left_by_right(measure, embeddings):
+    left, right = embeddings
+    S = measure(left.astype(np.float64), right)
+    assert S.shape == (11, 7)
+    assert S.dtype == np.float32
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_an_image_is_most_like_itself(measure, embeddings):
+    left, _ = embeddings
+    assert measure(left, left).argmax(axis=1).tolist() == list(range(11))
+
+
+def test_cosine_stays_within_its_bounds():
+    """Rounding takes the cosine of a vector with itself past 1 now and then; −1 … 1 is promised."""
+    rows = np.random.default_rng(0).random((300, 50), np.float32)
+    assert cosine_similarity(rows, rows).max() <= 1
+    assert cosine_similarity(rows, -rows).min() >= -1
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_width_mismatch_and_values_that_are_not_finite(measure, embeddings):
+    left, right = embeddings
+    with pytest.raises(ValueError, match=r"left \(11, 40\) and right \(7, 39\) differ in width"):
+        measure(left, right[:, 1:])
+    right[4, 2] = np.nan
+    with pytest.raises(ValueError, match="right row 4 holds NaN"):
+        measure(left, right)
+    with pytest.raises(ValueError, match=r"left must be a matrix .* got shape \(40,\)"):
+        measure(left[0], right)
+
+
+@pytest.mark.parametrize(("value", "length"), [(0, "0.0"), (3e38, "inf")])
+def test_cosine_wants_a_direction(embeddings, value, length):
+    """A row of zeros has length 0, one of 3e38 a length beyond float32."""
+    left, right = embeddings
+    left[5] = value
+    with np.errstate(over="ignore"), pytest.raises(ValueError, match=f"left row 5 has length {length}"):
+        cosine_similarity(left, right)
+
+
+def test_centre_subtracts_the_training_mean():
+    """The training rows (0, 2) and (4, 4) have mean (2, 3), whatever is centred."""
+    centred = centre(np.array([[2, 3], [5, 1]]), training=np.array([[0, 2], [4, 4]]))
+    np.testing.assert_array_equal(centred, [[0, 0], [3, -2]])
+    assert centred.dtype == np.float32
+    with pytest.raises(ValueError, match="differ in width"):
+        centre(np.zeros((2, 3)), training=np.zeros((2, 2)))
+
+
+def test_csls_by_hand():
+    """k = 1: r_left = row maxima (3, 4), r_right = column maxima (4, 2).
+
+    2·3 − 3 − 4 = −1, 2·1 − 3 − 2 = −3; 2·4 − 4 − 4 = 0, 2·2 − 4 − 2 = −2.
+    """
+    S = np.array([[3, 1], [4, 2]])
+    np.testing.assert_array_equal(csls(S, k=1), [[-1, -3], [0, -2]])
+
+
+def test_csls_takes_the_mean_of_the_k_best():
+    """k = 2: r_left = ((5 + 3)/2, (2 + 2)/2) = (4, 2), r_right = column means (3, 1.5, 2)."""
+    S = np.array([[5, 1, 3], [1, 2, 2]]) + np.array([[0, 0, 0], [0, 0, -1]])
+    S[1] = [1, 2, 1]
+    r_left, r_right = [[4], [1.5]], [3, 1.5, 2]
+    np.testing.assert_array_equal(csls(S, k=2), 2 * S - r_left - r_right)
+
+
+def test_csls_demotes_a_hub():
+    """Right 0 is near to every left and wins both rows; after the correction left 1 gets its own right."""
+    S = np.array([[0.9, 0.1], [0.8, 0.7]])
+    assert S.argmax(axis=1).tolist() == [0, 0]
+    assert csls(S, k=1).argmax(axis=1).tolist() == [0, 1]
+
+
+def test_csls_wants_k_neighbours():
+    with pytest.raises(ValueError, match="pass k from 1 to 3"):
+        csls(np.zeros((3, 5)), k=4)
+    with pytest.raises(ValueError, match="S row 0 holds NaN"):
+        csls(np.full((3, 5), np.nan), k=1)
+
+
+def test_standardise_by_hand():
+    """Mean 2, deviations −2, 0, 0, 2: standard deviation √2, so −√2, 0, 0, √2."""
+    Z = standardise(np.array([[0, 2], [2, 4]]))
+    np.testing.assert_allclose(Z, [[-np.sqrt(2), 0], [0, np.sqrt(2)]], rtol=1e-6)
+    assert Z.dtype == np.float32
+
+
+def test_standardise_refuses_constant_scores():
+    with pytest.raises(ValueError, match=r"all scores of S are 7\.0"):
+        standardise(np.full((3, 3), 7))

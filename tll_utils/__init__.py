@@ -1,0 +1,1 @@
+"""Small shared package behind the notebooks: dataset → embedding → S → evaluation → submission."""

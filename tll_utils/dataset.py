@@ -1,0 +1,438 @@
+"""The TLL data set from a folder or a zip: found, checked as a whole, and read image by image."""
+
+import csv
+import hashlib
+import os
+import re
+import threading
+import zipfile
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from tll_utils import runtime
+from tll_utils.images import ImageError, decode, decode_with_oddities
+
+N_CANDIDATES = 20
+CANDIDATE_COLUMNS = [f"c{i}" for i in range(N_CANDIDATES)]
+MAX_BYTES = 64 * 2**20  # of one image file; TLL images have about 20 kB
+SHOWN = 10  # problems of one kind listed in a report
+PLAIN_NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
+SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
+
+File = Path | zipfile.Path
+Problems = dict[str, list[str]]  # kind → one line each: file, row, what is wrong — remedy
+
+# ZipFile counts its open members without a lock; an interrupted count would close the archive under other threads.
+_ZIP_LOCK = threading.Lock()
+
+
+class DatasetError(ValueError):
+    """A data set that cannot be used; the text is one report of every problem found."""
+
+
+class Images(Sequence):
+    """Images of one folder as a sequence: `images[i]` is uint8 (245, 200, 3), decoded on access, never kept.
+
+    ids: tuple of str; base: the whole folder's Images; rows: int (n,) rows into base. Safe to read from threads.
+    """
+
+    def __init__(self, ids: Iterable[str], files: Iterable[File], *, hashes: Iterable[str] | None = None):
+        self.ids = tuple(ids)
+        self.files = tuple(files)
+        self.base = self
+        self.rows = np.arange(len(self.ids))
+        self._hashes = hashes
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        return decode(self.read_bytes(i), self.files[i].name)
+
+    def __repr__(self) -> str:
+        return f"Images({len(self)} of {len(self.base)})"
+
+    def read_bytes(self, i: int) -> bytes:
+        """The image file as it is on disk."""
+        return _read_bytes(self.files[i])
+
+    def take(self, rows: np.ndarray) -> "Images":
+        """A view of some rows (int or bool array), in that order."""
+        rows = np.arange(len(self))[np.asarray(rows)]
+        view = Images([self.ids[i] for i in rows], [self.files[i] for i in rows])
+        view.base, view.rows = self.base, self.rows[rows]
+        return view
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over ids and file contents of the whole folder (`base`), in order; the same for folder and zip."""
+        if self.base is not self:
+            return self.base.fingerprint
+        hashes = self._hashes or [_sha256(self.read_bytes(i)) for i in range(len(self))]
+        return _sha256("\n".join(f"{i} {h}" for i, h in zip(self.ids, hashes, strict=True)).encode())
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Matching images: row i of `left` belongs to row i of `right`."""
+
+    left: Images
+    right: Images
+
+    def __len__(self) -> int:
+        return len(self.left)
+
+    def take(self, rows: np.ndarray) -> "Pairs":
+        """The pairs of some rows (int or bool array), in that order."""
+        return Pairs(self.left.take(rows), self.right.take(rows))
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Left images to be matched against a gallery of right images.
+
+    right: all gallery images, ids sorted; candidates: int (n_left, 20) columns into `right`;
+    match: int (n_left,) the true column, or None where the truth is not published.
+    """
+
+    left: Images
+    right: Images
+    candidates: np.ndarray
+    match: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.left)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A checked data set.
+
+    notes: DataFrame (file, note) of images that were readable but odd;
+    factors: DataFrame (part, left, right, factor) of what the two images of a pair share, or None.
+    """
+
+    name: str
+    train: Pairs
+    test: Queries
+    fingerprint: str
+    notes: pd.DataFrame
+    factors: pd.DataFrame | None = None
+
+
+def load_dataset(path: str | Path | None = None) -> Dataset:
+    """The data set of a folder or zip, every table and every image checked; prints which one in a line.
+
+    Without `path`: `$TLL_DATA` (a relative one starts at the checkout), else `data/tll`, else `data/sample`.
+    Raises DatasetError with one report of all problems.
+    """
+    path, name, shown = _choose_lane(path)
+    dataset = _load(_find_root(path), name)
+    n_left, n_candidates = dataset.test.candidates.shape
+    print(
+        f"data set: {name} ({shown}) · {len(dataset.train)} training pairs"
+        f" · {n_left} test lefts × {n_candidates} candidates"
+    )
+    if len(dataset.notes):
+        print(summarise_notes(dataset.notes))
+    return dataset
+
+
+def summarise_notes(notes: pd.DataFrame) -> str:
+    """One line such as "12 images converted: 9 grayscale, 3 wrong size"."""
+    kinds = ", ".join(f"{count} {note}" for note, count in Counter(notes.note).most_common())
+    return f"{notes.file.nunique()} images converted: {kinds}"
+
+
+def _choose_lane(path: str | Path | None) -> tuple[Path, str, str]:
+    """Path, name of the data set, and the words that stand for its place (never a path of this machine)."""
+    root = runtime.project_root()
+    if path is not None:
+        return Path(path), Path(path).stem, "given path"
+    if os.environ.get("TLL_DATA"):
+        return root / Path(os.environ["TLL_DATA"]).expanduser(), "TLL", "$TLL_DATA"
+    if (root / "data" / "tll").exists():
+        return root / "data" / "tll", "TLL", "data/tll"
+    return root / "data" / "sample", "sample", "data/sample"
+
+
+def _find_root(path: Path) -> File:
+    """The folder that holds train.csv: `path` itself, the top of a zip, or the one folder inside it."""
+    if not path.exists():
+        raise DatasetError(f"{path}: no such folder or zip — set TLL_DATA to the TLL folder, or unset it")
+    try:
+        top = path if path.is_dir() else zipfile.Path(path)
+    except zipfile.BadZipFile as error:
+        raise DatasetError(f"{path}: neither a folder nor a zip ({error}) — download the zip again") from error
+    for root in [top, *(child for child in top.iterdir() if child.is_dir())]:
+        if (root / "train.csv").exists():
+            return root
+    raise DatasetError(f"{path}: holds no train.csv — point TLL_DATA to the folder or zip that holds train.csv")
+
+
+def _load(root: File, name: str) -> Dataset:
+    problems: Problems = defaultdict(list)
+    train = _read_table(root, "train.csv", ["left", "right"], problems)
+    test = _read_table(root, "test_candidates.csv", ["left", *CANDIDATE_COLUMNS], problems)
+    truth = _read_optional(root, "test_truth.csv", ["left", "right"], problems)
+    factors = _read_optional(root, "factors.csv", ["part", "left", "right", "factor"], problems)
+    _check_tables(train, test, truth, factors, problems)
+    mentions = {
+        "train/left": _first_lines("train.csv", train[["left"]]),
+        "train/right": _first_lines("train.csv", train[["right"]]),
+        "test/left": _first_lines("test_candidates.csv", test[["left"]]),
+        "test/right": _first_lines("test_candidates.csv", test[CANDIDATE_COLUMNS]),
+    }
+    files = {folder: _match_files(root, folder, rows, problems) for folder, rows in mentions.items()}
+    hashes, notes = _check_images(files, mentions, problems)
+    if problems:
+        raise DatasetError(_report(name, problems))
+
+    def images(folder: str, ids: Iterable[str]) -> Images:
+        ids = list(ids)
+        return Images(ids, [files[folder][i] for i in ids], hashes=[hashes[folder, i] for i in ids])
+
+    pairs = Pairs(images("train/left", train.left), images("train/right", train.right))
+    queries = _queries(images("test/left", test.left), images("test/right", sorted(files["test/right"])), test, truth)
+    fingerprint = _fingerprint(pairs, queries)
+    if factors is not None:
+        factors = factors.reset_index(drop=True)
+    return Dataset(name, pairs, queries, fingerprint, notes, factors)
+
+
+def _fingerprint(train: Pairs, test: Queries) -> str:
+    images = [side.fingerprint for part in (train, test) for side in (part.left, part.right)]
+    tables = [test.candidates.tolist(), None if test.match is None else test.match.tolist()]
+    return _sha256(repr([images, tables]).encode())
+
+
+def _queries(left: Images, right: Images, test: pd.DataFrame, truth: pd.DataFrame | None) -> Queries:
+    column = pd.Series(np.arange(len(right)), index=list(right.ids), dtype=int)
+    candidates = column[test[CANDIDATE_COLUMNS].to_numpy().ravel()].to_numpy().reshape(-1, N_CANDIDATES)
+    if truth is None:
+        return Queries(left, right, candidates)
+    return Queries(left, right, candidates, column[truth.set_index("left").right[list(left.ids)]].to_numpy())
+
+
+# --- tables ---------------------------------------------------------------------------------------------------
+
+
+def _read_optional(root: File, name: str, columns: list[str], problems: Problems) -> pd.DataFrame | None:
+    return _read_table(root, name, columns, problems) if (root / name).exists() else None
+
+
+def _read_table(root: File, name: str, columns: list[str], problems: Problems) -> pd.DataFrame:
+    """The columns of a CSV as text ("nan" and "NA" are ids like any other), indexed by line number in the file."""
+    header, rows = _read_rows(root / name, name, problems)
+    wrong = [column for column in columns if header.count(column) != 1]
+    if wrong and header:
+        problems["missing columns"].append(
+            f"{name} line 1: needs column {', '.join(wrong)} exactly once, found {', '.join(header)}"
+            f" — correct the first line; columns are separated by commas"
+        )
+    if wrong:
+        return pd.DataFrame(columns=columns, dtype=str)
+    for line, row in rows.items():
+        if len(row) != len(header):
+            problems["broken rows"].append(
+                f"{name} line {line}: {len(row)} values for {len(header)} columns — complete or delete the row"
+            )
+    whole = {line: row for line, row in rows.items() if len(row) == len(header)}
+    return pd.DataFrame(list(whole.values()), index=list(whole), columns=header, dtype=str)[columns]
+
+
+def _read_rows(file: File, name: str, problems: Problems) -> tuple[list[str], dict[int, list[str]]]:
+    """Header and line number → values, counted as an editor counts (pandas loses count at blank lines)."""
+    try:
+        text = file.read_bytes().decode("utf-8-sig")
+        reader = csv.reader(text.splitlines(), strict=True)
+        rows = {reader.line_num: row for row in reader if row}
+    except (FileNotFoundError, KeyError):
+        problems["missing tables"].append(f"{name}: no such file — copy it beside train/ and test/")
+    except UnicodeDecodeError as error:
+        problems["unreadable tables"].append(f"{name}: not UTF-8 text ({error.reason}) — save it as UTF-8 CSV")
+    except csv.Error as error:
+        problems["unreadable tables"].append(f"{name} line {reader.line_num}: {error} — correct the line")
+    else:
+        if rows:
+            return rows.pop(next(iter(rows))), rows
+        problems["missing columns"].append(f"{name} line 1: the file is empty — copy or download it again")
+    return [], {}
+
+
+def _check_tables(train, test, truth, factors, problems: Problems) -> None:
+    _check_unique("train.csv", train.left, problems)
+    _check_unique("train.csv", train.right, problems)
+    _check_unique("test_candidates.csv", test.left, problems)
+    _check_candidates(test, problems)
+    if truth is not None:
+        _check_truth(test, truth, problems)
+    if factors is not None:
+        _check_factors(train, truth, factors, problems)
+    if train.empty and not problems:
+        problems["missing rows"].append("train.csv line 2: no training pair — add at least one left,right row")
+
+
+def _check_unique(table: str, ids: pd.Series, problems: Problems) -> None:
+    first = _first_lines(table, ids.to_frame())
+    for line, value in ids[ids.duplicated()].items():
+        problems[f"duplicate {ids.name} ids"].append(
+            f"{table} line {line}: {ids.name} {value!r} is already on {first[value]} — delete one of the rows"
+        )
+
+
+def _check_candidates(test: pd.DataFrame, problems: Problems) -> None:
+    for line, row in test[CANDIDATE_COLUMNS].iterrows():
+        twice = row[row.duplicated(keep=False)]
+        if len(twice):
+            problems["candidates not unique in a row"].append(
+                f"test_candidates.csv line {line}: {twice.iloc[0]!r} stands in {', '.join(twice.index)}"
+                f" — each of the {N_CANDIDATES} candidates must be another image"
+            )
+
+
+def _check_truth(test: pd.DataFrame, truth: pd.DataFrame, problems: Problems) -> None:
+    _check_unique("test_truth.csv", truth.left, problems)
+    _check_unique("test_truth.csv", truth.right, problems)
+    candidates = dict(zip(test.left, test[CANDIDATE_COLUMNS].to_numpy(), strict=True))
+    for line, left, right in truth.itertuples():
+        if right not in candidates.get(left, []):
+            problems["truth not among the candidates"].append(
+                f"test_truth.csv line {line}: {right!r} is no candidate of left {left!r}"
+                f" — correct the row, or test_candidates.csv"
+            )
+    for left in test.left[~test.left.isin(truth.left)]:
+        problems["truth missing"].append(f"test_truth.csv: no row for left {left!r} — add it, or delete the file")
+
+
+def _check_factors(train, truth, factors, problems: Problems) -> None:
+    known = {("train", *pair) for pair in train.itertuples(index=False)}
+    if truth is not None:
+        known |= {("test", *pair) for pair in truth.itertuples(index=False)}
+    for line, part, left, right, _ in factors.itertuples():
+        if (part, left, right) not in known:
+            problems["factors of unknown pairs"].append(
+                f"factors.csv line {line}: {part},{left},{right} is no pair of train.csv or test_truth.csv"
+                f" — correct or delete the row"
+            )
+
+
+def _first_lines(table: str, ids: pd.DataFrame) -> dict[str, str]:
+    """id → where it is first mentioned, such as "train.csv line 7"."""
+    found: dict[str, str] = {}
+    for line, *row in ids.itertuples():
+        for value in row:
+            found.setdefault(value, f"{table} line {line}")
+    return found
+
+
+# --- files ----------------------------------------------------------------------------------------------------
+
+
+def _match_files(root: File, folder: str, mentions: dict[str, str], problems: Problems) -> dict[str, File]:
+    """id → file for every id that has one; the others, and files without ids, become problems."""
+    listed = _list_files(root / folder)
+    if mentions and not listed:
+        problems["missing folders"].append(f"{folder}: no such folder, or empty — copy it beside train.csv")
+        return {}
+    by_stem = {Path(name).stem.lower(): name for name in listed if Path(name).suffix.lower() in IMAGE_SUFFIXES}
+    files, used = {}, set()
+    for value, where in mentions.items():
+        name = f"{value}.jpg"
+        near = by_stem.get(value.lower())
+        if not PLAIN_NAME.fullmatch(value):
+            problems["ids that are not plain names"].append(
+                f"{where}: id {value!r} — use letters, digits, '-' and '_' only, without folder or extension"
+            )
+        elif name in listed:
+            files[value] = listed[name]
+            used.add(name)
+        elif near:
+            used.add(near)
+            problems["ids and files spelt differently"].append(
+                f"{where}: id {value!r}, but the file is {folder}/{near} — rename the file to {name}"
+            )
+        else:
+            problems["ids without files"].append(
+                f"{where}: id {value!r} has no file {folder}/{name} — add the file or delete the row"
+            )
+    for name in sorted(listed.keys() - used):
+        problems["files without ids"].append(f"{folder}/{name}: {_orphan(folder, name)}")
+    return files
+
+
+def _orphan(folder: str, name: str) -> str:
+    table = "train.csv" if folder.startswith("train") else "test_candidates.csv"
+    return f"no row of {table} mentions it — delete the file or add its row"
+
+
+def _list_files(folder: File) -> dict[str, File]:
+    """Name → file, without the files that operating systems strew."""
+    if not folder.is_dir():
+        return {}
+    return {
+        file.name: file
+        for file in folder.iterdir()
+        if not file.name.startswith(".") and file.name.lower() not in SYSTEM_FILES
+    }
+
+
+def _check_images(files, mentions, problems: Problems) -> tuple[dict[tuple[str, str], str], pd.DataFrame]:
+    """SHA-256 of every image by (folder, id), and the table of odd ones; unreadable ones become problems."""
+    jobs = [(folder, i, file) for folder, by_id in files.items() for i, file in by_id.items()]
+    labels = [f"{folder}/{i}.jpg ({mentions[folder][i]})" for folder, i, _ in jobs]
+    hashes, notes = {}, []
+    with ThreadPoolExecutor() as pool:
+        results = pool.map(_check_image, [file for *_, file in jobs], labels)
+        for (folder, i, _), (digest, oddities, problem) in zip(jobs, results, strict=True):
+            hashes[folder, i] = digest
+            notes += [(f"{folder}/{i}.jpg", oddity) for oddity in oddities]
+            if problem:
+                problems["unreadable images"].append(problem)
+    return hashes, pd.DataFrame(notes, columns=["file", "note"], dtype=str)
+
+
+def _check_image(file: File, label: str) -> tuple[str, list[str], str]:
+    """SHA-256, oddities, and the problem ("" when there is none)."""
+    try:
+        if (size := _size(file)) > MAX_BYTES:
+            raise ImageError(f"{label}: huge ({size:,} bytes) — replace it by a 200×245 JPEG")
+        data = _read_bytes(file)
+        return _sha256(data), decode_with_oddities(data, label)[1], ""
+    except ImageError as error:
+        return "", [], str(error)
+    except Exception as error:  # a damaged or encrypted zip member, a folder, no permission
+        return "", [], f"{label}: cannot be read ({error}) — copy or download it again"
+
+
+def _size(file: File) -> int:
+    return file.root.getinfo(file.at).file_size if isinstance(file, zipfile.Path) else file.stat().st_size
+
+
+def _read_bytes(file: File) -> bytes:
+    with _ZIP_LOCK if isinstance(file, zipfile.Path) else nullcontext():
+        return file.read_bytes()
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _report(name: str, problems: Problems) -> str:
+    """All problems by kind, at most SHOWN of a kind."""
+    total = sum(map(len, problems.values()))
+    lines = [f"data set {name!r} has {total} problem{'s' * (total > 1)}:"]
+    for kind, found in problems.items():
+        lines += ["", f"{kind} ({len(found)})", *(f"  {text}" for text in found[:SHOWN])]
+        if len(found) > SHOWN:
+            lines.append(f"  … and {len(found) - SHOWN} more")
+    return "\n".join(lines)

@@ -1,0 +1,126 @@
+"""Pictures: functions draw on the axes they are given, nothing here loads or computes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from tll_utils.dataset import Pairs
+from tll_utils.runtime import project_root
+
+TRUE, FOIL, REPORT, OURS = "#2a9d5c", "#b9bec7", "#e07a3f", "#3567a8"
+CHANCE = 0.10
+
+
+def show_image(ax: Axes, image: np.ndarray, title: str = "", *, frame: str | None = None) -> None:
+    """Draw one image (height, width, 3), with a coloured frame where one is given."""
+    ax.imshow(image)
+    ax.set(xticks=[], yticks=[])
+    ax.set_title(title, fontsize=8)
+    for spine in ax.spines.values():
+        spine.set(visible=frame is not None, color=frame, linewidth=4)
+
+
+def image_grid(
+    images: Sequence[Sequence[np.ndarray]],
+    titles: Sequence[Sequence[str]] | None = None,
+    frames: Sequence[Sequence[str | None]] | None = None,
+) -> Figure:
+    """Rows of images with optional titles and frame colours; each argument is a list of rows."""
+    n_rows, n_columns = len(images), max(map(len, images))
+    size = (1.2 * n_columns, 1.5 * n_rows + (0.2 * n_rows if titles else 0))
+    fig, axes = plt.subplots(n_rows, n_columns, figsize=size, squeeze=False, layout="constrained")
+    for ax in axes.flat:
+        ax.set_axis_off()
+    for row in range(n_rows):
+        for column, image in enumerate(images[row]):
+            ax = axes[row, column]
+            ax.set_axis_on()
+            title = titles[row][column] if titles else ""
+            show_image(ax, image, title, frame=frames[row][column] if frames else None)
+    return fig
+
+
+def pair_grid(pairs: Pairs, rows: Sequence[int], titles: Sequence[str] | None = None) -> Figure:
+    """Some pairs, left images in the upper row, their right images below."""
+    titles = titles or [pairs.left.ids[row] for row in rows]
+    lefts, rights = ([side[row] for row in rows] for side in (pairs.left, pairs.right))
+    return image_grid([lefts, rights], [titles, [""] * len(rows)])
+
+
+def candidate_grid(
+    left: np.ndarray,
+    candidates: Sequence[np.ndarray],
+    scores: np.ndarray,
+    truth: int | None,
+    *,
+    title: str = "",
+) -> Figure:
+    """A left image and its candidates, best score first; the true one, where it is known, in a green frame."""
+    order = np.argsort(-np.asarray(scores), kind="stable")
+    shown = [(candidates[j], f"{scores[j]:.2f}", TRUE if j == truth else None) for j in order]
+    half = (len(shown) + 1) // 2
+    blank = np.full_like(left, 255)
+    rows = [[(left, title, None), *shown[:half]], [(blank, "", None), *shown[half:]]]
+    return image_grid(*([[cell[part] for cell in row] for row in rows] for part in range(3)))
+
+
+def score_histogram(ax: Axes, S: np.ndarray, match: np.ndarray, *, xlabel: str) -> None:
+    """Distributions of the scores of true pairs and of foils, each with area one."""
+    is_true = np.zeros(S.shape, bool)
+    is_true[np.arange(len(S)), match] = True
+    bins = np.linspace(S.min(), S.max(), 40)
+    ax.hist(S[~is_true], bins, density=True, color=FOIL, label="foils")
+    ax.hist(S[is_true], bins, density=True, color=TRUE, alpha=0.7, label="true pairs")
+    ax.set(xlabel=xlabel, ylabel="density")
+    ax.legend(frameon=False)
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def heat_map(ax: Axes, table: pd.DataFrame, *, label: str) -> None:
+    """A table of numbers as coloured cells with the numbers in them."""
+    values = table.to_numpy(float)
+    ax.imshow(values, cmap="YlGnBu", aspect="auto")
+    ax.set_xticks(range(len(table.columns)), table.columns)
+    ax.set_yticks(range(len(table.index)), table.index)
+    middle = (values.min() + values.max()) / 2
+    for (row, column), value in np.ndenumerate(values):
+        ax.text(column, row, f"{value:.2f}", ha="center", va="center", color="white" if value > middle else "#222")
+    ax.set_title(label, fontsize=10)
+    ax.spines[:].set_visible(False)
+
+
+def accuracy_bars(ax: Axes, table: pd.DataFrame, *, reference: dict[str, float] | None = None) -> None:
+    """Horizontal bars of top-2 accuracy with intervals, best on top.
+
+    table: columns method, top2, low, high and optionally color. reference: label → accuracy, drawn as lines.
+    """
+    table = table.sort_values("top2")
+    errors = np.maximum([table["top2"] - table["low"], table["high"] - table["top2"]], 0)
+    ax.barh(table["method"], table["top2"], xerr=errors, color=table.get("color", OURS), ecolor="#333", height=0.7)
+    for row, (value, high) in enumerate(zip(table["top2"], table["high"], strict=True)):
+        ax.text(high + 0.008, row, f"{value:.3f}", va="center", fontsize=9)
+    for label, value in {"chance": CHANCE, **(reference or {})}.items():
+        ax.axvline(value, color="#777", linestyle=":", linewidth=1)
+        ax.text(value, len(table) - 0.4, label, ha="center", va="bottom", fontsize=8, color="#555")
+    ax.set(xlabel="expected top-2 accuracy (95 % interval)", xlim=(0, max(table["high"].max() + 0.08, 0.3)))
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def table_picture(ax: Axes, table: pd.DataFrame) -> None:
+    """A small table as a picture."""
+    ax.set_axis_off()
+    drawn = ax.table(table.to_numpy().tolist(), colLabels=list(table.columns), loc="center", cellLoc="center")
+    drawn.scale(1, 1.3)
+
+
+def save_figure(fig: Figure, name: str, data: pd.DataFrame, *, folder: Path | None = None) -> None:
+    """Write `<name>.png` and the data behind it as `<name>.csv` (default folder: `build/figures`)."""
+    folder = folder or project_root() / "build" / "figures"
+    folder.mkdir(parents=True, exist_ok=True)
+    fig.savefig(folder / f"{name}.png", dpi=150, metadata={"Software": None})
+    data.to_csv(folder / f"{name}.csv", index=False)

@@ -1,0 +1,147 @@
+"""Recorded results: one JSON an experiment with its provenance, per-left tables in CSVs beside it."""
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import pandas as pd
+
+from tll_utils.dataset import Dataset
+from tll_utils.runtime import project_root
+
+PACKAGES = ("keras", "tensorflow", "numpy", "scipy", "scikit-image", "opencv-python-headless", "pillow")
+METHOD_FIELDS = (
+    "name", "report_top2", "expected_top2", "interval95", "expected_top1", "task", "border_neutral", "split",
+    "n_left", "seconds", "notes",
+)  # fmt: skip
+
+
+def results_dir() -> Path:
+    """`data/results` of the checkout."""
+    return project_root() / "data" / "results"
+
+
+def record(
+    experiment: str,
+    dataset: Dataset,
+    methods: list[dict],
+    per_left: Mapping[str, pd.DataFrame],
+    *,
+    folder: Path | None = None,
+) -> Path:
+    """Path of `<experiment>.json`, written with `<experiment>_rank.csv` and `…_top2.csv` beside it.
+
+    methods: one dict a method with exactly the fields METHOD_FIELDS. per_left: method name → table of
+    `evaluation.cross_validate`. Each file is replaced as a whole. Raises ValueError on missing or unknown
+    fields and on methods without per-left values.
+    """
+    folder = folder or results_dir()
+    for method in methods:
+        if set(method) != set(METHOD_FIELDS):
+            raise ValueError(f"{experiment}: method fields differ from {METHOD_FIELDS}: {sorted(method)}")
+    if (names := [method["name"] for method in methods]) != list(per_left):
+        raise ValueError(f"{experiment}: methods {names} and per-left tables {list(per_left)} differ")
+    files = {column: f"{experiment}_{column}.csv" for column in ("rank", "top2")}
+    for column, file in files.items():
+        _replace(folder / file, _wide(dataset, per_left, column).to_csv(index=False))
+    content = {
+        "experiment": experiment,
+        "recorded_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": _commit(),
+        "data": {"name": dataset.name, "fingerprint": dataset.fingerprint, "pairs": len(dataset.train)},
+        "environment": environment(),
+        "methods": methods,
+        "files": files,
+    }
+    path = folder / f"{experiment}.json"
+    _replace(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    return path
+
+
+def _wide(dataset: Dataset, per_left: Mapping[str, pd.DataFrame], column: str) -> pd.DataFrame:
+    """left, fold and gallery size of every training pair, then `column` of each method."""
+    first = next(iter(per_left.values()))
+    table = pd.DataFrame({"left": dataset.train.left.ids, "fold": first["fold"], "gallery": first["gallery"]})
+    return table.assign(**{name: values[column].round(6) for name, values in per_left.items()})
+
+
+def _replace(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".new")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def _commit() -> str:
+    """The checkout's commit, "-dirty" where tracked code differs from it; "unknown" outside git."""
+    try:
+        run = ["git", "-C", str(project_root())]
+        commit = subprocess.check_output([*run, "rev-parse", "HEAD"], text=True, stderr=subprocess.DEVNULL)
+        changed = subprocess.check_output([*run, "status", "--porcelain", "--", "tll_utils"], text=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return commit.strip() + ("-dirty" if changed else "")
+
+
+def environment() -> dict:
+    """Python, package versions, backend, precision and processor of this run."""
+    from tll_utils.backend import keras
+
+    return {
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in PACKAGES},
+        "backend": keras.backend.backend(),
+        "precision": keras.config.floatx(),
+        "hardware": f"{_processor()}, {os.cpu_count()} cores",
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def load_results(experiment: str, *, folder: Path | None = None) -> dict | None:
+    """The recorded experiment, or None where it has not been recorded."""
+    path = (folder or results_dir()) / f"{experiment}.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def load_per_left(experiment: str, column: str, *, folder: Path | None = None) -> pd.DataFrame:
+    """Per-left table of a recorded experiment: left, fold, gallery, then one column a method.
+
+    column: "rank" (of the truth in the fold's gallery) or "top2" (chance to be solved).
+    """
+    path = (folder or results_dir()) / f"{experiment}_{column}.csv"
+    return pd.read_csv(path, dtype={"left": str}, keep_default_na=False)
+
+
+def results_table(*experiments: str, folder: Path | None = None) -> pd.DataFrame:
+    """One row a method of the recorded experiments, in the order given: the table of notebooks and README."""
+    rows = [
+        {
+            "method": method["name"],
+            "top-2": method["expected_top2"],
+            "95 % interval": "{:.3f} – {:.3f}".format(*method["interval95"]),
+            "top-1": method["expected_top1"],
+            "border-neutral": "yes" if method["border_neutral"] else "",
+            "task": method["task"],
+            "report": method["report_top2"],
+        }
+        for experiment in experiments
+        for method in load_results(experiment, folder=folder)["methods"]
+    ]
+    return pd.DataFrame(rows)
+
+
+def published_results() -> pd.DataFrame:
+    """The numbers published by others, as they published them: method, top2, source."""
+    return pd.read_csv(results_dir() / "published.csv")

@@ -1,0 +1,34 @@
+"""Where things live and how runs are made repeatable."""
+
+import os
+import random
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+
+def project_root() -> Path:
+    """The checkout this package belongs to (it is installed in place, see the Makefile)."""
+    return Path(__file__).resolve().parent.parent
+
+
+def cache_dir() -> Path:
+    """Folder for everything that can be computed again: `$TLL_CACHE`, else `build/cache` of the checkout."""
+    path = Path(os.environ.get("TLL_CACHE") or project_root() / "build" / "cache")
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def set_seed(seed: int) -> None:
+    """Seed Python, NumPy, Keras and its backend."""
+    random.seed(seed)
+    np.random.seed(seed)
+    from tll_utils.backend import keras
+
+    keras.utils.set_random_seed(seed)
+
+
+def progress(**options) -> tqdm:
+    """A progress bar on stderr; `TLL_PROGRESS=0` keeps outputs that are compared free of it."""
+    return tqdm(disable=os.environ.get("TLL_PROGRESS") == "0", **options)

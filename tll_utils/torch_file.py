@@ -1,0 +1,100 @@
+"""Weights out of legacy `.pth` files, without PyTorch and without running what a pickle asks for.
+
+`torch.save` before version 1.6 wrote, one after the other: a pickled magic number, protocol number and system
+description; the pickled state dict, whose tensors name their storages by key; the pickled list of keys; and
+for each key the number of elements (int64) and the raw elements. Source: `_legacy_save` in PyTorch's
+torch/serialization.py.
+"""
+
+import pickle
+from collections import OrderedDict
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+
+MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
+PROTOCOL_VERSION = 1001
+
+
+class TorchFileError(ValueError):
+    """A `.pth` file that is damaged, of another format, or asks for more than arrays."""
+
+
+def load_state_dict(path: str | Path) -> dict[str, np.ndarray]:
+    """Arrays of a state dict in the legacy format, {parameter name: float32 or int64 array}, in its order.
+
+    Arrays may share memory where the saved tensors did.
+    Raises FileNotFoundError, and TorchFileError for anything but a whole file that holds only arrays.
+    """
+    with open(path, "rb") as file:
+        try:
+            return _read(file)
+        except Exception as error:  # an unpickler meeting garbage can raise nearly any exception
+            remedy = "install the package it came with again, or save it with _use_new_zipfile_serialization=False"
+            raise TorchFileError(f"{path}: {error or type(error).__name__}; {remedy}") from error
+
+
+class _Storage(NamedTuple):
+    dtype: str
+    key: str
+    size: int
+
+
+class _Tensor(NamedTuple):
+    storage: _Storage
+    offset: int  # offset and strides count elements
+    shape: tuple
+    strides: tuple
+    requires_grad: bool
+    backward_hooks: dict
+
+
+def _tensor(*fields) -> _Tensor:
+    return _Tensor(*fields)
+
+
+class _Unpickler(pickle.Unpickler):
+    """Unpickler that knows four names and refuses every other one."""
+
+    def find_class(self, module: str, name: str):
+        known = {
+            "collections.OrderedDict": OrderedDict,
+            "torch._utils._rebuild_tensor_v2": _tensor,
+            "torch.FloatStorage": "<f4",
+            "torch.LongStorage": "<i8",
+        }
+        if f"{module}.{name}" not in known:
+            raise TorchFileError(f"refused to load {module}.{name}, only arrays are expected")
+        return known[f"{module}.{name}"]
+
+    def persistent_load(self, pid: tuple) -> _Storage:
+        _, dtype, key, _, size, _ = pid  # "storage", type, key, device, elements, view
+        return _Storage(dtype, key, size)
+
+
+def _read(file: BinaryIO) -> dict[str, np.ndarray]:
+    if file.peek(2)[:2] == b"PK":
+        raise TorchFileError("zip format of PyTorch 1.6 and later, not the legacy format")
+    magic_number, protocol, system, state, keys = (_Unpickler(file).load() for _ in range(5))
+    if (magic_number, protocol, system["little_endian"]) != (MAGIC_NUMBER, PROTOCOL_VERSION, True):
+        raise TorchFileError("not a legacy PyTorch file from a little-endian machine")
+    sizes = {tensor.storage.key: tensor.storage for tensor in state.values()}
+    storages = {key: _read_storage(file, sizes[key]) for key in keys}
+    return {name: _view(tensor, storages[tensor.storage.key]) for name, tensor in state.items()}
+
+
+def _read_storage(file: BinaryIO, storage: _Storage) -> np.ndarray:
+    size = int.from_bytes(file.read(8), "little")
+    data = bytearray(file.read(size * np.dtype(storage.dtype).itemsize))
+    array = np.frombuffer(data, storage.dtype)
+    if not array.size == size == storage.size:
+        raise TorchFileError("truncated or damaged, a storage is not of the size announced")
+    return array
+
+
+def _view(tensor: _Tensor, storage: np.ndarray) -> np.ndarray:
+    """The tensor's view of its storage; NumPy refuses one that leaves the storage."""
+    step = storage.itemsize
+    strides = [stride * step for stride in tensor.strides]
+    return np.ndarray(tensor.shape, storage.dtype, storage, tensor.offset * step, strides)
