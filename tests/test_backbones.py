@@ -1,4 +1,4 @@
-"""The embedded EfficientNet-Lite networks against the original implementation, their cache, and the pooling."""
+"""EfficientNet-Lite against the original implementation, its cache, and the pooling."""
 
 import importlib.util
 import subprocess
@@ -19,6 +19,7 @@ from tll_utils.backbones import (
     efficientnet_lite,
     feature_model,
     grid_pool,
+    lite_extractor,
     max_pool,
     taps,
     weights_file,
@@ -77,8 +78,8 @@ def test_number_of_parameters(network):
     assert sum(np.prod(weight.shape) for weight in model.trainable_weights) == published[variant]
 
 
-def test_bytes_and_floats_are_one_image(network):
-    _, model = network
+def test_bytes_and_floats_are_one_image():
+    model = feature_model(0, "stem")
     image = synthetic_image(64, 48)[None]
     as_bytes, as_floats = (model.predict_on_batch(image.astype(kind)) for kind in ("uint8", "float32"))
     np.testing.assert_array_equal(as_bytes, as_floats)
@@ -93,7 +94,7 @@ def test_normalisation():
 
 
 def test_taps():
-    """Strides 2 come before the stem and stages 2, 3, 4 and 6: 245×200 → 123×100 → 62×50 → 31×25 → 16×13 → 8×7."""
+    """Stem and stages 2, 3, 4, 6 halve and round up: 245×200 → 123×100 → 62×50 → 31×25 → 16×13 → 8×7."""
     names = ["stem", "stage1", "stage2", "stage3", "stage4", "stage5", "stage6", "stage7", "head"]
     assert taps(0) == names
     maps = feature_model(0, names).predict_on_batch(np.zeros((1, 245, 200, 3)))
@@ -257,3 +258,29 @@ def test_average_and_max_pool():
     """8×7: rows average 3.5 and columns 3, so ±38; the greatest are 76 and, of the negative, −0."""
     np.testing.assert_allclose(average_pool(plane(8, 7)), [[38, -38]], rtol=1e-5)
     np.testing.assert_array_equal(max_pool(plane(8, 7)), np.float32([[76, 0]]), strict=True)
+
+
+# ------------------------------------------------------------------------------------------------- embedding
+
+
+def test_extractor_pools_the_head():
+    """245×200 gives a head of 8×7; its 3×2 grid has 6 · 1280 = 7680 numbers."""
+    batch = synthetic_image(245, 200)[None].astype(np.uint8)
+    outputs = lite_extractor(0).encode(batch)
+    assert {name: array.shape for name, array in outputs.items()} == {
+        "grid3x2": (1, 7680),
+        "average": (1, 1280),
+        "max": (1, 1280),
+    }
+    head = feature_model(0).predict_on_batch(batch)
+    np.testing.assert_allclose(outputs["average"], head.mean(axis=(1, 2)), rtol=1e-4, atol=1e-5)
+
+
+def test_extractor_without_borders():
+    """A white image between black bars: kept as it is, or all white; and the two are cached apart."""
+    barred = np.full((245, 200, 3), 255, np.uint8)
+    barred[:30] = barred[-30:] = 0
+    plain, neutral = lite_extractor(0), lite_extractor(0, border_neutral=True)
+    np.testing.assert_array_equal(plain.load([barred], 0), barred)
+    assert neutral.load([barred], 0).min() == 255
+    assert plain.name != neutral.name

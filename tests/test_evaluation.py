@@ -42,7 +42,7 @@ def test_top_k_without_ties():
 
 
 def test_top_k_shares_a_place_among_tied_candidates():
-    """One candidate is better, two tie with the truth: it is second in 1 of 3 orders, second or third in 2."""
+    """One candidate is better, two tie with the truth, which comes second, third or fourth, each in 1 of 3."""
     scores, truth = np.array([[5, 9, 5, 5, 1]]), np.array([0])
     assert solved_on_candidates(scores, truth, k=1)[0] == 0
     assert solved_on_candidates(scores, truth, k=2)[0] == 1 / 3
@@ -128,7 +128,7 @@ def test_perfect_and_inverse_scores():
 
 
 def test_ranks_of_tied_scores():
-    """The truth ties with two others for ranks 1, 2, 3: the middle is 2, 1/rank is (1 + 1/2 + 1/3)/3 = 11/18."""
+    """Three share ranks 1, 2, 3: the middle is 2, the mean of 1/rank (1 + 1/2 + 1/3)/3 = 11/18."""
     S, match = np.array([[5, 5, 5, 1]]), np.array([0])
     assert mid_rank(S, match).tolist() == [2]
     assert [recall_at_k(S, match, k) for k in (1, 2, 3, 4)] == [1 / 3, 2 / 3, 1, 1]
@@ -204,7 +204,7 @@ def test_interval_is_repeatable():
 
 
 def test_interval_covers_the_true_mean():
-    """Of 100 samples of a uniform variable, 95 intervals are expected to hold 0.5; fewer than 88 is 3 sigma off."""
+    """Of 100 samples of a uniform variable 95 intervals should hold 0.5; fewer than 88 is 3 sigma off."""
     rng = np.random.default_rng(0)
     intervals = [bootstrap_interval(rng.random(60), n_resamples=1000, seed=seed) for seed in range(100)]
     assert sum(low < 0.5 < high for low, high in intervals) >= 88

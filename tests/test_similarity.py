@@ -118,16 +118,15 @@ def test_csls_by_hand():
 
 
 def test_csls_takes_the_mean_of_the_k_best():
-    """k = 2: r_left = ((5 + 3)/2, (2 + 2)/2) = (4, 2), r_right = column means (3, 1.5, 2)."""
-    S = np.array([[5, 1, 3], [1, 2, 2]]) + np.array([[0, 0, 0], [0, 0, -1]])
-    S[1] = [1, 2, 1]
+    """k = 2: r_left = ((5 + 3)/2, (2 + 1)/2) = (4, 1.5), r_right = column means (3, 1.5, 2)."""
+    S = np.array([[5, 1, 3], [1, 2, 1]])
     r_left, r_right = [[4], [1.5]], [3, 1.5, 2]
     np.testing.assert_array_equal(csls(S, k=2), 2 * S - r_left - r_right)
 
 
 def test_csls_demotes_a_hub():
-    """Right 0 is near to every left and wins both rows; after the correction left 1 gets its own right."""
-    S = np.array([[0.9, 0.1], [0.8, 0.7]])
+    """Right 0 wins both rows. k = 1: left 1 gives it 1.6 − 0.8 − 0.9 = −0.1, right 1 1.5 − 0.8 − 0.75 = −0.05."""
+    S = np.array([[0.9, 0.1], [0.8, 0.75]])
     assert S.argmax(axis=1).tolist() == [0, 0]
     assert csls(S, k=1).argmax(axis=1).tolist() == [0, 1]
 

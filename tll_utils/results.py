@@ -15,6 +15,7 @@ from tll_utils.dataset import Dataset
 from tll_utils.runtime import project_root
 
 PACKAGES = ("keras", "tensorflow", "numpy", "scipy", "scikit-image", "opencv-python-headless", "pillow")
+EXPERIMENT_NAMES = ("shortcuts", "pretrained")  # those recorded so far, in the order of the notebooks
 METHOD_FIELDS = (
     "name", "report_top2", "expected_top2", "interval95", "expected_top1", "task", "border_neutral", "split",
     "n_left", "seconds", "notes",
@@ -145,3 +146,26 @@ def results_table(*experiments: str, folder: Path | None = None) -> pd.DataFrame
 def published_results() -> pd.DataFrame:
     """The numbers published by others, as they published them: method, top2, source."""
     return pd.read_csv(results_dir() / "published.csv")
+
+
+def readme_table() -> str:
+    """Markdown table of all recorded results beside the published ones, best first."""
+    ours = [
+        (method["expected_top2"], method["name"], "{:.3f} – {:.3f}".format(*method["interval95"]), "measured here")
+        for experiment in EXPERIMENT_NAMES
+        for method in (load_results(experiment) or {"methods": []})["methods"]
+    ]
+    others = [(row.top2, row.method, "", row.source) for row in published_results().itertuples()]
+    lines = ["| method | top-2 | 95 % interval | source |", "|---|---|---|---|"]
+    for top2, name, interval, source in sorted(ours + others, reverse=True):
+        name = name.replace("|", "\\|")
+        lines.append(f"| {name} | {top2:.3f} | {interval} | {source} |")
+    return "\n".join(lines)
+
+
+def update_readme() -> None:
+    """Put `readme_table` between the README's two `results` comments."""
+    path = project_root() / "README.md"
+    start, end = "<!-- results: written by make reproduce -->", "<!-- end of results -->"
+    before, _, rest = path.read_text().partition(start)
+    _replace(path, f"{before}{start}\n{readme_table()}\n{end}{rest.partition(end)[2]}")

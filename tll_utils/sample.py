@@ -268,30 +268,24 @@ def drawn(drawing: str, matrix: np.ndarray) -> np.ndarray:
 # --- paint --------------------------------------------------------------------------------------------------
 
 
-def around(mask, margin=0) -> tuple:
-    """Slices of the rectangle around what the mask shows; work outside of it would be wasted."""
-    x, y, w, h = cv2.boundingRect((mask > 0).astype(np.uint8))
-    return np.s_[max(0, y - margin) : y + h + margin, max(0, x - margin) : x + w + margin]
-
-
 def paint(image, mask, colour, opacity=1.0) -> None:
     """Lay a colour (3,) or a picture (490, 400, 3) over the image where the mask is."""
-    area, colour = around(mask), np.asarray(colour, np.float32)
+    x, y, w, h = cv2.boundingRect((mask > 0).astype(np.uint8))
+    area = np.s_[y : y + h, x : x + w]
+    colour = np.asarray(colour, np.float32)
     colour = colour[area] if colour.ndim == 3 else colour
     image[area] += (colour - image[area]) * (opacity * mask[area])[..., None]
 
 
 def sculpt(image, mask, colour, depth=14, shadow=0.45) -> None:
     """Paint the mask as a rounded body that is lit from the upper left and throws a soft shadow."""
-    area = around(mask, 3 * depth)
-    near, colour = np.ascontiguousarray(mask[area]), np.asarray(colour, np.float32)
-    below = cv2.warpAffine(near, np.float32([[1, 0, depth / 2], [0, 1, depth]]), near.shape[::-1])
-    image[area] *= 1 - shadow * cv2.GaussianBlur(below, (0, 0), depth * 0.7)[..., None]
-    height = cv2.GaussianBlur(near, (0, 0), depth)
+    below = cv2.warpAffine(mask, np.float32([[1, 0, depth / 2], [0, 1, depth]]), (WIDTH, HEIGHT))
+    cast = cv2.GaussianBlur(below, (0, 0), depth * 0.7)
+    image *= 1 - shadow * cast[..., None]
+    height = cv2.GaussianBlur(mask, (0, 0), depth)
     slope = cv2.Sobel(height, -1, 1, 0, ksize=3) * 0.6 + cv2.Sobel(height, -1, 0, 1, ksize=3)
     shade = np.clip(0.97 + 1.1 * depth / 8 * slope, 0.5, 1.35)[..., None]
-    lit = (colour[area] if colour.ndim == 3 else colour) * shade
-    image[area] += (np.clip(lit, 0, 1) - image[area]) * near[..., None]
+    paint(image, mask, np.clip(np.asarray(colour, np.float32) * shade, 0, 1))
 
 
 def tones(colours, rng) -> np.ndarray:
