@@ -25,4 +25,6 @@ def _silent_stderr() -> Iterator[None]:
 with _silent_stderr():
     import keras
 
+    keras.ops.zeros(1)  # the first operation looks for devices and says what it misses
+
 __all__ = ["keras"]

@@ -8,14 +8,8 @@ from PIL import ExifTags, Image, ImageOps
 
 HEIGHT, WIDTH = 245, 200
 MAX_PIXELS = 25_000_000  # a 200×245 image has 49,000; beyond this a file is a mistake or an attack
-FORMATS = (
-    "JPEG",
-    "PNG",
-    "WEBP",
-    "GIF",
-    "BMP",
-    "TIFF",
-)  # what browsers save; keeps Pillow's exotic readers shut
+# What browsers save; keeps Pillow's exotic readers shut.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
 DARK = 24  # JPEG noise beside a sharp edge lifts pure black to about 20
 DARK_SHARE = 0.98  # of the pixels of a border row or column

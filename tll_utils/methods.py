@@ -16,7 +16,7 @@ from tll_utils import descriptors
 from tll_utils.backbones import lite_extractor
 from tll_utils.dataset import Images, Pairs
 from tll_utils.embedding import Extractor, embed
-from tll_utils.similarity import cosine_similarity, l1_similarity, standardise
+from tll_utils.similarity import centre, cosine_similarity, l1_similarity, standardise
 
 Score = Callable[[Pairs, Images, Images], np.ndarray]
 
@@ -48,9 +48,11 @@ def centred(extractor: Extractor, output: str = "embedding", similarity: Callabl
     """
 
     def score(train: Pairs, left: Images, right: Images) -> np.ndarray:
-        left_mean = embed(train.left, extractor)[output].mean(axis=0)
-        right_mean = embed(train.right, extractor)[output].mean(axis=0)
-        return similarity(embed(left, extractor)[output] - left_mean, embed(right, extractor)[output] - right_mean)
+        left_embedding, right_embedding = (
+            centre(embed(side, extractor)[output], training=embed(training, extractor)[output])
+            for side, training in ((left, train.left), (right, train.right))
+        )
+        return similarity(left_embedding, right_embedding)
 
     return score
 
