@@ -17,8 +17,7 @@ report: .venv/ready
 
 test: .venv/ready lint
 	$(BIN)/python -m pytest
-	env -u TLL_DATA $(BIN)/python -m pytest --nbval --nbval-sanitize-with tests/nbval.cfg \
-		--nbval-cell-timeout 300 notebooks
+	env -u TLL_DATA TLL_PROGRESS=0 $(BIN)/python -m pytest --nbval --nbval-cell-timeout 600 notebooks
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -146,14 +146,11 @@ def test_an_error_of_the_loader_is_passed_on():
 
 
 def test_memory_does_not_grow_with_the_number_of_images():
-    """The peak of Python's allocations is that of a few batches, 147 kB × 4 an image; ten times the images add
-    only their own ids and rows."""
-
-    def peak(n):
-        tracemalloc.start()
-        embedding._extract(FakeImages(n), mean_colour(f"memory {n} @1"), embedding.cache_dir() / f"memory{n}")
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        return peak
-
-    assert peak(2000) < 1.1 * peak(200)
+    """A loaded image has 588 kB. Decoded ahead are BATCHES_AHEAD batches, one is encoded, and each worker holds
+    one as list and stack: 9 batches of 19 MB. All 1,000 images together would be 588 MB."""
+    tracemalloc.start()
+    embed(FakeImages(1000), mean_colour())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    batch = embedding.BATCH_SIZE * 245 * 200 * 3 * 4
+    assert peak < (embedding.BATCHES_AHEAD + 1 + 2 * embedding.WORKERS) * batch < 588e6 / 3

@@ -10,6 +10,7 @@ from tll_utils.similarity import (
     csls,
     euclidean_similarity,
     l1_similarity,
+    root_normalise,
     standardise,
 )
 
@@ -148,3 +149,24 @@ def test_standardise_by_hand():
 def test_standardise_refuses_constant_scores():
     with pytest.raises(ValueError, match=r"all scores of S are 7\.0"):
         standardise(np.full((3, 3), 7))
+
+
+def test_root_normalise_by_hand():
+    """Cells (9, 16) and (0, 0): roots (3, 4) of length 5 become (0.6, 0.8); a cell of zeros stays."""
+    np.testing.assert_allclose(root_normalise(np.array([[9, 16, 0, 0]]), n_cells=2), [[0.6, 0.8, 0, 0]], rtol=1e-6)
+
+
+def test_root_normalise_gives_every_cell_the_same_say():
+    """The second cell is a hundred times brighter; normalised, both have length one."""
+    cells = root_normalise(np.array([[1, 2, 3, 100, 200, 300]]), n_cells=2).reshape(2, 3)
+    np.testing.assert_allclose(cells[0], cells[1], rtol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(cells, axis=1), 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("embeddings", "n_cells", "message"),
+    [([[1, 2], [3, -4]], 1, "row 1 has negative"), ([[1, 2, 3]], 2, "do not divide"), ([[np.nan, 1]], 1, "row 0")],
+)
+def test_root_normalise_refuses(embeddings, n_cells, message):
+    with pytest.raises(ValueError, match=message):
+        root_normalise(np.array(embeddings, float), n_cells=n_cells)

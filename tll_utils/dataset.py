@@ -261,15 +261,15 @@ def _read_table(root: File, name: str, columns: list[str], problems: Problems) -
 
 def _read_rows(file: File) -> tuple[list[str], dict[int, list[str]]]:
     """Header, and line number → values, lines counted as an editor does (pandas skips blank ones)."""
-    rows = {}
+    rows, line = {}, 1
     try:
         reader = csv.reader(StringIO(file.read_bytes().decode("utf-8-sig"), newline=""), strict=True)
         for row in reader:
-            rows[reader.line_num] = row
+            rows[line], line = row, reader.line_num + 1
     except FileNotFoundError as error:
         raise DatasetError(": no such file — copy it beside train/ and test/") from error
     except csv.Error as error:
-        raise DatasetError(f" line {reader.line_num}: {error} — correct the line") from error
+        raise DatasetError(f" line {line}: {error} — correct it, quotes come in pairs") from error
     except Exception as error:  # not UTF-8, a damaged or encrypted zip member, a folder, no permission
         raise DatasetError(f": cannot be read ({error}) — save it again as UTF-8 CSV") from error
     return rows.pop(1, []), {line: row for line, row in rows.items() if row}

@@ -31,17 +31,19 @@ def near_duplicate_groups(*sides: Images) -> np.ndarray:
     if len({len(side) for side in sides}) != 1:
         raise ValueError(f"sides of {[len(side) for side in sides]} images: give one left and right per pair")
     n = len(sides[0])
+    images = [(side, row) for side in sides for row in range(n)]
     with ThreadPoolExecutor() as pool:
-        hashes = np.array([bits for side in sides for bits in pool.map(_hashes, side)])
+        hashes = np.array(list(pool.map(_hashes, *zip(*images, strict=True))))
     whole, cropped = (cdist(bits, bits, "cityblock") <= MAX_DISTANCE for bits in hashes.swapaxes(0, 1))
     first, second = np.nonzero(whole | cropped)
     graph = coo_array((np.ones(len(first)), (first % n, second % n)), shape=(n, n))
     return connected_components(graph, directed=False)[1]
 
 
-def _hashes(image: np.ndarray) -> list[np.ndarray]:
-    """Perceptual hashes of the image with its borders and without, 64 bits each."""
-    return [imagehash.phash(Image.fromarray(i)).hash.ravel().astype(np.int8) for i in (image, crop_borders(image))]
+def _hashes(images: Images, row: int) -> list[np.ndarray]:
+    """Perceptual hashes of one image with its borders and without, 64 bits each."""
+    image = images[row]
+    return [imagehash.phash(Image.fromarray(i)).hash.ravel() for i in (image, crop_borders(image))]
 
 
 def grouped_folds(groups: np.ndarray, n_splits: int = 5, seed: int = 0) -> list[Rows]:

@@ -45,7 +45,8 @@ def decode_with_oddities(data: bytes, name: str) -> tuple[np.ndarray, list[str]]
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(_huge(name)) from error
     except Image.UnidentifiedImageError as error:
-        raise ImageError(f"{name}: not an image (it starts with {data[:8]!r}) — replace it by a JPEG") from error
+        start = f"it starts with {data[:8]!r}"
+        raise ImageError(f"{name}: not a readable image ({start}) — replace it by a JPEG") from error
     except Exception as error:  # Pillow's readers raise OSError, SyntaxError, struct.error, … on damaged files
         raise ImageError(f"{name}: damaged or truncated ({error}) — copy or download it again") from error
 
@@ -90,7 +91,7 @@ def find_borders(image: np.ndarray) -> np.ndarray:
     image without visible content has no borders. Of the TLL images 31 % have a border of 8 pixels or more
     (letterboxes); 4 in 5 have at least a dark line of one pixel.
     """
-    dark = image.max(axis=2) <= DARK
+    dark = cv2.inRange(image, (0, 0, 0), (DARK, DARK, DARK)) > 0
     top, bottom = _dark_ends(dark.mean(axis=1) >= DARK_SHARE)
     left, right = _dark_ends(dark[top : len(dark) - bottom].mean(axis=0) >= DARK_SHARE)
     return np.array([top, bottom, left, right])

@@ -2,6 +2,7 @@
 
 import argparse
 import copy
+import os
 import sys
 import time
 from pathlib import Path
@@ -43,7 +44,8 @@ def run_notebook(path: Path) -> nbformat.NotebookNode:
         on_cell_executed=lambda **_: bar.update(),
     )
     try:
-        client.execute()
+        # A bar inside a notebook would be an output; this runner shows its own.
+        client.execute(env={**os.environ, "TLL_PROGRESS": "0"})
     except CellExecutionError as error:
         index = next(i for i in code if _failed(notebook.cells[i]))
         raise NotebookError(f"{path.name}, cell {index + 1} of {len(notebook.cells)} failed:\n{error}") from None

@@ -140,7 +140,7 @@ def results_table(*experiments: str, folder: Path | None = None) -> pd.DataFrame
         for experiment in experiments
         for method in load_results(experiment, folder=folder)["methods"]
     ]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).dropna(axis="columns", how="all")
 
 
 def published_results() -> pd.DataFrame:

@@ -50,6 +50,24 @@ def centre(embeddings: np.ndarray, *, training: np.ndarray) -> np.ndarray:
     return embeddings - training.mean(axis=0, dtype=np.float64).astype(np.float32)
 
 
+def root_normalise(embeddings: np.ndarray, *, n_cells: int) -> np.ndarray:
+    """Square root of the features, then each of the n_cells parts of a row scaled to length one, (n, d) float32.
+
+    For features that are not negative, such as those behind a ReLU: no strong feature and no busy grid cell
+    outweighs the others. It is RootSIFT (Arandjelović and Zisserman 2012) for every cell; a cell without any
+    feature stays zero. Raises ValueError on a negative or not finite value, or a width n_cells does not divide.
+    """
+    embeddings = _finite(embeddings, "embeddings")
+    if embeddings.min() < 0:
+        row = (embeddings < 0).any(axis=1).argmax()
+        raise ValueError(f"embeddings row {row} has negative features, which have no root: take them behind a ReLU")
+    if embeddings.shape[1] % n_cells:
+        raise ValueError(f"{n_cells} cells do not divide the width {embeddings.shape[1]}: pass that of the grid")
+    cells = np.sqrt(embeddings).reshape(len(embeddings), n_cells, -1)
+    length = np.linalg.norm(cells, axis=2, keepdims=True)
+    return (cells / np.where(length > 0, length, 1)).reshape(embeddings.shape)
+
+
 def csls(S: np.ndarray, *, k: int = 10) -> np.ndarray:
     """Cross-domain similarity local scaling: 2·S[i, j] − r_left[i] − r_right[j], (n_left, n_right) float32.
 

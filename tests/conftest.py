@@ -1,0 +1,46 @@
+"""A tiny data set in the TLL layout, drawn in a temporary folder."""
+
+import shutil
+from io import BytesIO
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+
+def picture(seed: int) -> np.ndarray:
+    """Soft random colours, bright to the edge, uint8 (245, 200, 3); another picture for every seed."""
+    coarse = np.random.default_rng(seed).integers(60, 256, (5, 4, 3), dtype=np.uint8)
+    return cv2.resize(coarse, (200, 245), interpolation=cv2.INTER_LINEAR)
+
+
+def encoded(image: np.ndarray | Image.Image, format: str = "JPEG", **options) -> bytes:
+    """The bytes of an image file."""
+    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    buffer = BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="session")
+def tiny_original(tmp_path_factory):
+    """6 pairs l0,r0 … l5,r5; test lefts q0 q1 q2 with candidates g0…g19, g1…g20, g2…g20 and g0."""
+    root = tmp_path_factory.mktemp("original") / "tiny"
+    names = {"train/left": ("l", 6), "train/right": ("r", 6), "test/left": ("q", 3), "test/right": ("g", 21)}
+    for seed, (folder, (letter, count)) in enumerate(names.items()):
+        (root / folder).mkdir(parents=True)
+        for i in range(count):
+            (root / folder / f"{letter}{i}.jpg").write_bytes(encoded(picture(100 * seed + i)))
+    (root / "train.csv").write_text("left,right\n" + "".join(f"l{i},r{i}\n" for i in range(6)))
+    header = ",".join(["left", *(f"c{i}" for i in range(20))])
+    rows = [",".join([f"q{i}", *(f"g{(i + k) % 21}" for k in range(20))]) for i in range(3)]
+    (root / "test_candidates.csv").write_text("\n".join([header, *rows, ""]))
+    return root
+
+
+@pytest.fixture
+def tiny(tiny_original, tmp_path, monkeypatch):
+    """A copy of the tiny data set to read or to damage; the cache starts empty."""
+    monkeypatch.setenv("TLL_CACHE", str(tmp_path / "cache"))
+    return shutil.copytree(tiny_original, tmp_path / "tiny")
