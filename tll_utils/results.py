@@ -83,7 +83,7 @@ def _commit() -> str:
     try:
         run = ["git", "-C", str(project_root())]
         commit = subprocess.check_output([*run, "rev-parse", "HEAD"], text=True, stderr=subprocess.DEVNULL)
-        changed = subprocess.check_output([*run, "status", "--porcelain", "--", "tll_utils"], text=True)
+        changed = subprocess.check_output([*run, "status", "--porcelain", "-uno", "--", "tll_utils"], text=True)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return commit.strip() + ("-dirty" if changed else "")
