@@ -45,6 +45,12 @@ def test_chosen_takes_the_member_that_is_best_on_the_training_pairs():
     assert chosen(good, bad)(train, [[0]], [[0]]) == [[1]]
 
 
+def test_chosen_takes_the_first_where_there_are_too_few_pairs_to_choose():
+    train = Train(np.arange(19)[:, None], np.arange(19)[:, None])
+    first, second = (lambda *_, value=value: np.full((1, 1), value) for value in (1.0, 2.0))
+    assert chosen(first, second)(train, [[0]], [[0]]) == [[1]]
+
+
 def test_sum_gives_each_member_the_same_weight():
     """The second matrix is the first one's negative, a thousand times larger: standardised they cancel."""
     S = np.array([[1.0, 2.0], [3.0, 5.0]])

@@ -1,5 +1,7 @@
 """A submission has the challenge's rows, order and finite numbers, or it is not written."""
 
+import shutil
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -67,3 +69,40 @@ def test_check_finds_what_is_wrong(tmp_path, change, message):
     change(pd.read_csv(path, keep_default_na=False)).to_csv(path, index=False)
     with pytest.raises(ValueError, match=message):
         submission.check_submission(dataset, path)
+
+
+@pytest.fixture
+def command(tiny, tmp_path, monkeypatch):
+    """Runs `make submission TLL_DATA=<tiny>` with its output under tmp_path."""
+    monkeypatch.setattr(submission, "project_root", lambda: tmp_path)
+    monkeypatch.setenv("TLL_DATA", str(tiny))
+    monkeypatch.setenv("TLL_PROGRESS", "0")
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["submission", *arguments])
+        submission.main()
+        return pd.read_csv(tmp_path / "build" / "submission.csv")
+
+    return run
+
+
+@pytest.mark.parametrize("method", ["file_size", "lite_pair"])
+def test_command_works_on_a_folder_of_six_pairs_and_three_questions(command, method):
+    table = command("--method", method)
+    assert list(table.left) == ["q0", "q1", "q2"]
+    assert table.iloc[:, 1:].nunique(axis=1).min() > 1
+
+
+def test_candidate_that_is_the_left_image_itself_scores_best(command, tiny):
+    """Candidate c5 of every question is made the same picture as its left image."""
+    for i in range(3):
+        shutil.copy(tiny / f"test/left/q{i}.jpg", tiny / f"test/right/g{i + 5}.jpg")
+    scores = command("--method", "lite0").set_index("left")
+    assert list(scores.columns[scores.to_numpy().argmax(axis=1)]) == ["c5", "c5", "c5"]
+
+
+def test_command_says_what_is_wrong_with_the_data_and_writes_nothing(command, tiny, tmp_path):
+    (tiny / "test/left/q1.jpg").unlink()
+    with pytest.raises(SystemExit, match="q1"):
+        command()
+    assert not (tmp_path / "build").exists()

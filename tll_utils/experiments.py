@@ -3,12 +3,13 @@
 import argparse
 import os
 import shutil
+import sys
 import time
 from collections.abc import Sequence
 
 import pandas as pd
 
-from tll_utils.dataset import Dataset, Pairs, load_dataset
+from tll_utils.dataset import Dataset, DatasetError, Pairs, load_dataset
 from tll_utils.evaluation import cross_validate, summarise
 from tll_utils.folds import grouped_folds, near_duplicate_groups
 from tll_utils.methods import PRETRAINED, SHORTCUTS, Method, get_method
@@ -85,7 +86,10 @@ def main() -> None:
     experiments = parser.parse_args().experiments
     if unknown := set(experiments) - set(EXPERIMENTS):
         parser.error(f"unknown experiments {sorted(unknown)}; known: {', '.join(EXPERIMENTS)}")
-    dataset = load_dataset()
+    try:
+        dataset = load_dataset()
+    except DatasetError as error:
+        sys.exit(str(error))
     for experiment in experiments:
         record_experiment(experiment, dataset)
     record_pair_table(dataset)

@@ -14,7 +14,7 @@ import numpy as np
 
 from tll_utils import descriptors
 from tll_utils.backbones import lite_extractor
-from tll_utils.dataset import Images, Pairs
+from tll_utils.dataset import N_CANDIDATES, Images, Pairs
 from tll_utils.embedding import Extractor, embed
 from tll_utils.evaluation import expected_topk
 from tll_utils.similarity import centre, cosine_similarity, l1_similarity, root_normalise, standardise
@@ -71,9 +71,14 @@ def centred(of: Features, similarity: Callable = cosine_similarity) -> Score:
 
 
 def chosen(*scores: Score) -> Score:
-    """The member that is best on the training pairs: a choice made without the pairs it is measured on."""
+    """The member that is best on the training pairs: a choice made without the pairs it is measured on.
+
+    With fewer than 20 training pairs, too few for a candidate list, it is the first member.
+    """
 
     def score(train: Pairs, left: Images, right: Images) -> np.ndarray:
+        if len(train) < N_CANDIDATES:
+            return scores[0](train, left, right)
         match = np.arange(len(train))
         best = max(scores, key=lambda member: expected_topk(member(train, train.left, train.right), match))
         return best(train, left, right)

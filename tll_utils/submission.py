@@ -2,13 +2,14 @@
 
 import argparse
 import os
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from tll_utils.dataset import Dataset, load_dataset
+from tll_utils.dataset import Dataset, DatasetError, load_dataset
 from tll_utils.evaluation import topk_accuracy
 from tll_utils.methods import DEFAULT_METHOD, METHODS, Method, get_method
 from tll_utils.runtime import project_root
@@ -64,7 +65,10 @@ def main() -> None:
     parser.add_argument("--method", default=os.environ.get("METHOD") or DEFAULT_METHOD, choices=METHODS)
     arguments = parser.parse_args()
     started = time.perf_counter()
-    dataset = load_dataset()
+    try:
+        dataset = load_dataset()
+    except DatasetError as error:
+        sys.exit(str(error))
     scores = candidate_scores(dataset, get_method(arguments.method))
     path = project_root() / "build" / "submission.csv"
     write_submission(dataset, scores, path)
