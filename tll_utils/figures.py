@@ -8,6 +8,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from tll_utils.plots import OURS, REPORT, accuracy_bars, save_figure, table_picture
 from tll_utils.results import load_results, published_results, results_dir
@@ -66,6 +67,8 @@ def results() -> Drawing:
     table = pd.concat([table, best.assign(color=OURS)], ignore_index=True)
     fig, ax = plt.subplots(figsize=(9, 1.2 + 0.34 * len(table)), layout="constrained")
     accuracy_bars(ax, table)
+    kinds = {"measured here, cross-validated": OURS, "published, on the challenge's test set": REPORT}
+    ax.legend(handles=[Patch(color=color, label=label) for label, color in kinds.items()], loc="lower right")
     return fig, table
 
 

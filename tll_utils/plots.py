@@ -106,8 +106,9 @@ def accuracy_bars(ax: Axes, table: pd.DataFrame, *, reference: dict[str, float] 
         ax.text(high + 0.008, row, f"{value:.3f}", va="center", fontsize=9)
     for label, value in {"chance": CHANCE, **(reference or {})}.items():
         ax.axvline(value, color="#777", linestyle=":", linewidth=1)
-        ax.text(value, len(table) - 0.4, label, ha="center", va="bottom", fontsize=8, color="#555")
-    ax.set(xlabel="expected top-2 accuracy (95 % interval)", xlim=(0, max(table["high"].max() + 0.08, 0.3)))
+        ax.text(value, len(table) - 0.5, label, ha="center", va="bottom", fontsize=8, color="#555")
+    ax.set(xlabel="expected top-2 accuracy (95 % interval)", xlim=(0, max(table["high"].max() + 0.1, 0.3)))
+    ax.margins(y=0.01)
     ax.spines[["top", "right"]].set_visible(False)
 
 
