@@ -108,7 +108,7 @@ PRETRAINED = (
     "lite0_average", "lite0_max", "lite0_grid", "lite0", "lite1", "lite2", "lite_pair", "lite_sum",
     "lite0_border_neutral", "lite_sum_border_neutral",
 )  # fmt: skip
-DEFAULT_METHOD = "lite_pair"  # 2,000 questions in some minutes; the sum of three takes half as long again
+DEFAULT_METHOD = "lite_pair"  # a third network takes longer and adds nothing
 
 METHODS: dict[str, Method] = {
     "border_geometry": Method(

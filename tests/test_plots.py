@@ -1,0 +1,64 @@
+"""Pictures show what they were given: checked on the drawn objects, not on pixels."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_rgba
+
+from tll_utils import plots
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+def image(value):
+    return np.full((245, 200, 3), value, np.uint8)
+
+
+def test_candidates_stand_in_order_of_score_with_the_truth_framed():
+    """Scores 0.1, 0.9, 0.5: shown are candidates 1, 2, 0. The truth, candidate 2, has the green frame."""
+    candidates = [image(value) for value in (10, 20, 30)]
+    fig = plots.candidate_grid(image(0), candidates, np.array([0.1, 0.9, 0.5]), 2, title="question")
+    drawn = [ax for ax in fig.axes if ax.images]
+    shown = {ax.get_title(): ax for ax in drawn}
+    assert [ax.get_title() for ax in drawn] == ["question", "0.90", "0.50", "", "0.10"]
+    assert shown["0.50"].images[0].get_array()[0, 0, 0] == 30
+    framed = [title for title, ax in shown.items() if ax.spines["top"].get_edgecolor() == to_rgba(plots.TRUE)]
+    assert framed == ["0.50"]
+
+
+def test_bars_are_sorted_and_carry_their_numbers():
+    table = pd.DataFrame({"method": ["low", "high"], "top2": [0.2, 0.6], "low": [0.1, 0.5], "high": [0.3, 0.7]})
+    _, ax = plt.subplots()
+    plots.accuracy_bars(ax, table.iloc[::-1], reference={"report": 0.5})
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["low", "high"]  # bottom to top
+    assert {"0.200", "0.600", "chance", "report"} <= {text.get_text() for text in ax.texts}
+
+
+def test_heat_map_writes_every_number():
+    _, ax = plt.subplots()
+    plots.heat_map(ax, pd.DataFrame([[0.1, 0.22], [0.333, 0.4]]), label="top-2")
+    assert [text.get_text() for text in ax.texts] == ["0.10", "0.22", "0.33", "0.40"]
+
+
+def test_histogram_separates_true_pairs_from_foils():
+    """A 3×3 matrix has 6 foils and 3 true pairs; densities have area one each."""
+    _, ax = plt.subplots()
+    plots.score_histogram(ax, np.eye(3) + 0.01, np.arange(3), xlabel="score")
+    areas = [sum(bar.get_height() * bar.get_width() for bar in bars) for bars in ax.containers]
+    assert areas == pytest.approx([1, 1])
+    assert ax.containers[0][0].get_height() > 0 and ax.containers[0][-1].get_height() == 0
+
+
+def test_saved_figure_has_its_data_beside_it_and_the_same_bytes_each_time(tmp_path):
+    data = pd.DataFrame({"x": [1, 2]})
+    for folder in ("a", "b"):
+        fig, ax = plt.subplots()
+        ax.plot(data.x)
+        plots.save_figure(fig, "line", data, folder=tmp_path / folder)
+    assert pd.read_csv(tmp_path / "a" / "line.csv").equals(data)
+    assert (tmp_path / "a" / "line.png").read_bytes() == (tmp_path / "b" / "line.png").read_bytes()
