@@ -71,12 +71,12 @@ def bind(notebooks: list[nbformat.NotebookNode]) -> str:
 def write_report(build: Path) -> None:
     """Executed notebooks, the run's plots and `report.html` under `build`, and `figures/` redrawn."""
     build.mkdir(parents=True, exist_ok=True)
+    redraw_figures()  # first, since the notebooks show them
     notebooks = []
     for path in notebook_paths():
         notebooks.append(run_notebook(path))
         nbformat.write(notebooks[-1], build / path.name)
     (build / "report.html").write_text(bind(notebooks))
-    redraw_figures()
 
 
 def refresh_notebooks() -> None:
