@@ -17,7 +17,7 @@ report: .venv/ready
 
 test: .venv/ready lint
 	$(BIN)/python -m pytest
-	env -u TLL_DATA TLL_PROGRESS=0 $(BIN)/python -m pytest --nbval --nbval-cell-timeout 600 notebooks
+	TLL_DATA=data/sample TLL_PROGRESS=0 $(BIN)/python -m pytest --nbval --nbval-cell-timeout 600 notebooks
 
 lint: .venv/ready
 	$(BIN)/ruff check .
@@ -30,7 +30,7 @@ submission: .venv/ready
 	$(BIN)/python -m tll_utils.submission
 
 notebooks: .venv/ready
-	env -u TLL_DATA $(BIN)/python -m tll_utils.report --in-place
+	TLL_DATA=data/sample $(BIN)/python -m tll_utils.report --in-place
 
 sample: .venv/ready
 	$(BIN)/python -m tll_utils.sample

@@ -237,6 +237,14 @@ def test_tll_data_comes_first(checkout, tiny, monkeypatch, capsys, relative):
     assert capsys.readouterr().out == f"data set: TLL ($TLL_DATA) · {COUNTS}"
 
 
+def test_the_sample_can_be_asked_for_where_the_real_data_is(checkout, monkeypatch, capsys):
+    """`make test` does so: the committed outputs are those of the sample."""
+    shutil.copytree(checkout / "data/sample", checkout / "data/tll")
+    monkeypatch.setenv("TLL_DATA", "data/sample")
+    assert load_dataset().name == "sample"
+    assert capsys.readouterr().out == f"data set: sample (data/sample) · {COUNTS}"
+
+
 def test_a_given_path_comes_before_everything(checkout, tiny, monkeypatch, capsys):
     monkeypatch.setenv("TLL_DATA", "nowhere")
     assert load_dataset(str(zipped(tiny))).name == "tiny"

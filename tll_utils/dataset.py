@@ -163,11 +163,14 @@ def _choose_lane(path: str | Path | None) -> tuple[Path, str, str]:
     root = runtime.project_root()
     if path is not None:
         return Path(path), Path(path).resolve().name.removesuffix(".zip"), "given path"
-    if os.environ.get("TLL_DATA"):
-        return root / Path(os.environ["TLL_DATA"]).expanduser(), "TLL", "$TLL_DATA"
-    if (root / "data" / "tll").exists():
-        return root / "data" / "tll", "TLL", "data/tll"
-    return root / "data" / "sample", "sample", "data/sample"
+    sample, tll = root / "data" / "sample", root / "data" / "tll"
+    if named := os.environ.get("TLL_DATA"):
+        place = root / Path(named).expanduser()
+        if place.resolve() != sample.resolve():  # naming the sample asks for it where data/tll exists
+            return place, "TLL", "$TLL_DATA"
+    elif tll.exists():
+        return tll, "TLL", "data/tll"
+    return sample, "sample", "data/sample"
 
 
 def _find_root(path: Path) -> File:
