@@ -101,6 +101,11 @@ def test_candidate_that_is_the_left_image_itself_scores_best(command, tiny):
     assert list(scores.columns[scores.to_numpy().argmax(axis=1)]) == ["c5", "c5", "c5"]
 
 
+def test_command_names_the_methods_there_are(command):
+    with pytest.raises(SystemExit, match="unknown method 'clip'; known: .*lite_pair"):
+        command("--method", "clip")
+
+
 def test_command_says_what_is_wrong_with_the_data_and_writes_nothing(command, tiny, tmp_path):
     (tiny / "test/left/q1.jpg").unlink()
     with pytest.raises(SystemExit, match="q1"):

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from tll_utils.dataset import Dataset, DatasetError, load_dataset
+from tll_utils.dataset import Dataset, load_dataset
 from tll_utils.evaluation import topk_accuracy
 from tll_utils.methods import DEFAULT_METHOD, METHODS, Method, get_method
 from tll_utils.runtime import project_root
@@ -62,14 +62,15 @@ def check_submission(dataset: Dataset, path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--method", default=os.environ.get("METHOD") or DEFAULT_METHOD, choices=METHODS)
+    parser.add_argument("--method", default=os.environ.get("METHOD") or DEFAULT_METHOD, help=", ".join(METHODS))
     arguments = parser.parse_args()
     started = time.perf_counter()
     try:
+        method = get_method(arguments.method)
         dataset = load_dataset()
-    except DatasetError as error:
+    except ValueError as error:  # a DatasetError is one, too
         sys.exit(str(error))
-    scores = candidate_scores(dataset, get_method(arguments.method))
+    scores = candidate_scores(dataset, method)
     path = project_root() / "build" / "submission.csv"
     write_submission(dataset, scores, path)
     seconds = time.perf_counter() - started
