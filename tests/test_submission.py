@@ -102,7 +102,7 @@ def test_candidate_that_is_the_left_image_itself_scores_best(command, tiny):
 
 
 def test_command_names_the_methods_there_are(command):
-    with pytest.raises(SystemExit, match="unknown method 'clip'; known: .*lite_pair"):
+    with pytest.raises(SystemExit, match=r"unknown method 'clip'; known: .*lite_pair"):
         command("--method", "clip")
 
 
