@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
 from tll_utils import runtime
 
@@ -13,6 +14,17 @@ def test_cache_folder_is_made_where_the_variable_says(tmp_path, monkeypatch):
     assert runtime.cache_dir() == tmp_path / "new" / "cache" and runtime.cache_dir().is_dir()
     monkeypatch.setenv("TLL_CACHE", "")
     assert runtime.cache_dir() == runtime.project_root() / "build" / "cache"
+
+
+def test_whole_file_is_the_new_one_or_the_old_one(tmp_path):
+    path = tmp_path / "new folder" / "file.txt"
+    with runtime.whole_file(path) as partial:
+        partial.write_text("first")
+        assert not path.exists()
+    with pytest.raises(ZeroDivisionError), runtime.whole_file(path) as partial:
+        partial.write_text("half")
+        raise ZeroDivisionError
+    assert path.read_text() == "first" and list(path.parent.iterdir()) == [path]
 
 
 def test_seed_repeats_numpy_and_keras():

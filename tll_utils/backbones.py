@@ -12,7 +12,6 @@ variant's own size (224×224 for Lite0), which makes Lite0's last map of a 245×
 import hashlib
 import importlib.util
 import math
-import os
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -26,7 +25,7 @@ from tll_utils.backend import keras
 from tll_utils.dataset import Images
 from tll_utils.embedding import Extractor
 from tll_utils.images import crop_borders
-from tll_utils.runtime import cache_dir
+from tll_utils.runtime import cache_dir, whole_file
 from tll_utils.torch_file import load_state_dict
 
 layers = keras.layers
@@ -227,11 +226,8 @@ def _read_arrays(path: Path) -> list[np.ndarray]:
 
 
 def _write_arrays(path: Path, arrays: list[np.ndarray]) -> None:
-    """Write under another name first: a stopped or a second process never leaves half a file."""
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    with open(partial, "wb") as file:
+    with whole_file(path) as partial, open(partial, "wb") as file:
         np.savez(file, *arrays)
-    os.replace(partial, path)
 
 
 # --------------------------------------------------------------------------------------------------- pooling

@@ -1,6 +1,5 @@
 """Pairs to learn from: the report's table of one true pair to 19 foils a left, and batches for Keras."""
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from math import ceil
@@ -10,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from tll_utils.backend import keras
+from tll_utils.runtime import whole_file
 
 COLUMNS = ["left", "right", "label"]
 POOL = 3  # semi-hard foils are drawn from this many times the foils wanted
@@ -50,10 +50,8 @@ def pair_table(
 
 def write_pair_table(table: pd.DataFrame, path: Path) -> None:
     """Write the table as CSV; a reader sees the old file or the new one, never half of one."""
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    table.to_csv(partial, columns=COLUMNS, index=False, lineterminator="\n")
-    os.replace(partial, path)
+    with whole_file(path) as partial:
+        table.to_csv(partial, columns=COLUMNS, index=False, lineterminator="\n")
 
 
 def read_pair_table(path: Path) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from tll_utils.dataset import Dataset
-from tll_utils.runtime import project_root
+from tll_utils.runtime import project_root, whole_file
 
 PACKAGES = ("keras", "tensorflow", "numpy", "scipy", "scikit-image", "opencv-python-headless", "pillow")
 EXPERIMENT_NAMES = ("shortcuts", "pretrained")  # those recorded so far, in the order of the notebooks
@@ -72,10 +72,8 @@ def _wide(dataset: Dataset, per_left: Mapping[str, pd.DataFrame], column: str) -
 
 
 def _replace(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".new")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    with whole_file(path) as partial:
+        partial.write_text(text)
 
 
 def _commit() -> str:

@@ -2,6 +2,8 @@
 
 import os
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,23 @@ def cache_dir() -> Path:
     path = Path(os.environ.get("TLL_CACHE") or project_root() / "build" / "cache")
     path.mkdir(parents=True, exist_ok=True)
     return path
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Path to write to instead of `path`, which is replaced when the block ends without an error.
+
+    A reader sees the old file or the new one, never half of one, and two processes do not write into each
+    other's. After an error the old file stays and nothing is left beside it.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def set_seed(seed: int) -> None:

@@ -10,7 +10,6 @@ compares every left with every right, (B, B): the same labels and the same loss 
 
 import hashlib
 import json
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,7 +27,7 @@ from tll_utils.dataset import Pairs
 from tll_utils.evaluation import expected_topk
 from tll_utils.images import HEIGHT, WIDTH, crop_borders
 from tll_utils.pairs import PairBatches
-from tll_utils.runtime import progress, set_seed
+from tll_utils.runtime import progress, set_seed, whole_file
 from tll_utils.similarity import l1_similarity
 
 layers, ops = keras.layers, keras.ops
@@ -569,9 +568,8 @@ def _finish_epoch(learner: keras.Model, folder: Path, state: dict, measured: dic
     row |= {"images": state["images"], "seconds": round(state["seconds"], 2)}
     if all(row["val_top2"] > earlier["val_top2"] for earlier in state["history"]):
         _write_arrays(folder / "best.npz", row, learner.weights)
-    partial = folder / "history.csv.partial"
-    pd.DataFrame([*state["history"], row]).to_csv(partial, index=False, lineterminator="\n")
-    os.replace(partial, folder / "history.csv")
+    with whole_file(folder / "history.csv") as partial:
+        pd.DataFrame([*state["history"], row]).to_csv(partial, index=False, lineterminator="\n")
     return row
 
 
@@ -605,10 +603,8 @@ def _resume(learner: keras.Model, path: Path, settings: dict) -> dict:
 def _write_arrays(path: Path, facts: dict, variables: list[keras.Variable]) -> None:
     """Write facts and the values of variables as .npz; a reader sees the old file or the new one, never half of one."""
     arrays = [ops.convert_to_numpy(variable) for variable in variables]
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "wb") as file:
+    with whole_file(path) as partial, open(partial, "wb") as file:
         np.savez(file, json.dumps(facts), *arrays)
-    os.replace(partial, path)
 
 
 def _read_arrays(path: Path) -> tuple[dict, list[np.ndarray]]:

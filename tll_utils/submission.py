@@ -12,7 +12,7 @@ import pandas as pd
 from tll_utils.dataset import Dataset, load_dataset
 from tll_utils.evaluation import topk_accuracy
 from tll_utils.methods import DEFAULT_METHOD, METHODS, Method, get_method
-from tll_utils.runtime import project_root
+from tll_utils.runtime import project_root, whole_file
 
 
 def candidate_scores(dataset: Dataset, method: Method) -> np.ndarray:
@@ -39,11 +39,9 @@ def write_submission(dataset: Dataset, scores: np.ndarray, path: Path) -> None:
         raise ValueError(f"the score of {dataset.test.left.ids[row]}, c{column} is {scores[row, column]}")
     table = pd.DataFrame(scores, columns=[f"c{column}" for column in range(shape[1])])
     table.insert(0, "left", dataset.test.left.ids)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".new")
-    table.to_csv(temporary, index=False)
-    check_submission(dataset, temporary)
-    os.replace(temporary, path)
+    with whole_file(path) as partial:
+        table.to_csv(partial, index=False)
+        check_submission(dataset, partial)
 
 
 def check_submission(dataset: Dataset, path: Path) -> None:
