@@ -10,16 +10,17 @@ from collections.abc import Sequence
 import pandas as pd
 
 from tll_utils.dataset import Dataset, DatasetError, Pairs, load_dataset
-from tll_utils.evaluation import cross_validate, summarise
+from tll_utils.evaluation import cross_validate
 from tll_utils.folds import grouped_folds, near_duplicate_groups
 from tll_utils.methods import PRETRAINED, SHORTCUTS, Method, get_method
 from tll_utils.pairs import pair_table, write_pair_table
-from tll_utils.results import EXPERIMENT_NAMES, record, results_dir, update_readme
+from tll_utils.results import EXPERIMENT_NAMES, method_row, record, results_dir, update_readme
 from tll_utils.runtime import project_root
+from tll_utils.trainings import record_trainings
 
 N_SPLITS = 5
 SPLIT = f"{N_SPLITS}-fold, near-duplicates grouped"
-EXPERIMENTS = dict(zip(EXPERIMENT_NAMES, (SHORTCUTS, PRETRAINED), strict=True))
+EXPERIMENTS = {"shortcuts": SHORTCUTS, "pretrained": PRETRAINED}  # those that are cross-validated
 
 
 def folds_of(pairs: Pairs) -> list:
@@ -44,26 +45,18 @@ def run_methods(names: Sequence[str], dataset: Dataset) -> tuple[list[dict], dic
     for name in names:
         method, started = get_method(name), time.perf_counter()
         table = measure(method, dataset.train, folds)
-        rows.append(_row(method, table, time.perf_counter() - started))
+        rows.append(
+            method_row(
+                method.title,
+                table,
+                split=SPLIT,
+                seconds=time.perf_counter() - started,
+                notes=method.notes,
+                border_neutral=method.border_neutral,
+            )
+        )
         per_left[method.title] = table
     return rows, per_left
-
-
-def _row(method: Method, per_left: pd.DataFrame, seconds: float) -> dict:
-    summary = summarise(per_left)
-    return {
-        "name": method.title,
-        "report_top2": None,
-        "expected_top2": round(summary["expected_top2"], 4),
-        "interval95": [round(bound, 4) for bound in summary["interval95"]],
-        "expected_top1": round(summary["expected_top1"], 4),
-        "task": "inductive",
-        "border_neutral": method.border_neutral,
-        "split": SPLIT,
-        "n_left": summary["n_left"],
-        "seconds": round(seconds, 1),
-        "notes": method.notes,
-    }
 
 
 def record_experiment(experiment: str, dataset: Dataset) -> None:
@@ -82,16 +75,17 @@ def record_experiment(experiment: str, dataset: Dataset) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("experiments", nargs="*", default=list(EXPERIMENTS), help=", ".join(EXPERIMENTS))
+    known = ", ".join(EXPERIMENT_NAMES)
+    parser.add_argument("experiments", nargs="*", default=EXPERIMENT_NAMES, help=known)
     experiments = parser.parse_args().experiments
-    if unknown := set(experiments) - set(EXPERIMENTS):
-        parser.error(f"unknown experiments {sorted(unknown)}; known: {', '.join(EXPERIMENTS)}")
+    if unknown := set(experiments) - set(EXPERIMENT_NAMES):
+        parser.error(f"unknown experiments {sorted(unknown)}; known: {known}")
     try:
         dataset = load_dataset()
     except DatasetError as error:
         sys.exit(str(error))
     for experiment in experiments:
-        record_experiment(experiment, dataset)
+        (record_experiment if experiment in EXPERIMENTS else record_trainings)(experiment, dataset)
     record_pair_table(dataset)
     update_readme()
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch
 
 from tll_utils.dataset import Pairs
 from tll_utils.runtime import project_root
@@ -117,6 +118,40 @@ def table_picture(ax: Axes, table: pd.DataFrame) -> None:
     ax.set_axis_off()
     drawn = ax.table(table.to_numpy().tolist(), colLabels=list(table.columns), loc="center", cellLoc="center")
     drawn.scale(1, 1.3)
+
+
+def training_curves(axes: Sequence[Axes], history: pd.DataFrame) -> None:
+    """Pair accuracy, loss and expected top-2 against the epoch on three axes, training and validation.
+
+    history: the table of `siamese.fit`. The best epoch by validation top-2 is marked.
+    """
+    best = history["epoch"][history["val_top2"].idxmax()]
+    labels = {"pair_accuracy": "pair accuracy", "loss": "loss", "top2": "expected top-2"}
+    for ax, (measure, label) in zip(axes, labels.items(), strict=True):
+        ax.plot(history["epoch"], history[measure], color=OURS, marker=".", label="training")
+        ax.plot(history["epoch"], history[f"val_{measure}"], color=REPORT, marker=".", label="validation")
+        ax.axvline(best, color="#999", linestyle=":", linewidth=1)
+        ax.set(xlabel="epoch", ylabel=label)
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[2].axhline(CHANCE, color="#777", linestyle="--", linewidth=1)
+    axes[0].legend(frameon=False, fontsize=8)
+
+
+def box_diagram(ax: Axes, boxes: pd.DataFrame, arrows: pd.DataFrame) -> None:
+    """Boxes with texts and arrows between them.
+
+    boxes: columns text, x, y (centres), width, height, color; arrows: columns start and end, rows of `boxes`.
+    """
+    for box in boxes.itertuples():
+        corner = (box.x - box.width / 2, box.y - box.height / 2)
+        ax.add_patch(FancyBboxPatch(corner, box.width, box.height, boxstyle="round,pad=0.02", fc=box.color, ec="#555"))
+        ax.text(box.x, box.y, box.text, ha="center", va="center", fontsize=9)
+    for start, end in arrows.itertuples(index=False):
+        a, b = boxes.loc[start], boxes.loc[end]
+        tail, tip = (a.x + a.width / 2 + 0.03, a.y), (b.x - b.width / 2 - 0.03, b.y)
+        ax.annotate("", tip, tail, arrowprops={"arrowstyle": "->", "color": "#333"})
+    ax.set(xlim=(boxes.x.min() - 1, boxes.x.max() + 1), ylim=(boxes.y.min() - 0.6, boxes.y.max() + 0.6))
+    ax.set_axis_off()
 
 
 def save_figure(fig: Figure, name: str, data: pd.DataFrame, *, folder: Path | None = None) -> None:

@@ -12,14 +12,42 @@ from pathlib import Path
 import pandas as pd
 
 from tll_utils.dataset import Dataset
+from tll_utils.evaluation import summarise
 from tll_utils.runtime import project_root, whole_file
 
 PACKAGES = ("keras", "tensorflow", "numpy", "scipy", "scikit-image", "opencv-python-headless", "pillow")
-EXPERIMENT_NAMES = ("shortcuts", "pretrained")  # those recorded so far, in the order of the notebooks
+EXPERIMENT_NAMES = ("shortcuts", "siamese_resnet18", "siamese_vgg16", "pretrained")  # in the order of the notebooks
 METHOD_FIELDS = (
     "name", "report_top2", "expected_top2", "interval95", "expected_top1", "task", "border_neutral", "split",
     "n_left", "seconds", "notes",
 )  # fmt: skip
+
+
+def method_row(
+    name: str,
+    per_left: pd.DataFrame,
+    *,
+    split: str,
+    seconds: float,
+    notes: str = "",
+    border_neutral: bool = False,
+    report_top2: float | None = None,
+) -> dict:
+    """The METHOD_FIELDS of an inductive method from its per-left table (`evaluation.cross_validate`)."""
+    summary = summarise(per_left)
+    return {
+        "name": name,
+        "report_top2": report_top2,
+        "expected_top2": round(summary["expected_top2"], 4),
+        "interval95": [round(bound, 4) for bound in summary["interval95"]],
+        "expected_top1": round(summary["expected_top1"], 4),
+        "task": "inductive",
+        "border_neutral": border_neutral,
+        "split": split,
+        "n_left": summary["n_left"],
+        "seconds": round(seconds, 1),
+        "notes": notes,
+    }
 
 
 def results_dir() -> Path:
@@ -33,13 +61,16 @@ def record(
     methods: list[dict],
     per_left: Mapping[str, pd.DataFrame],
     *,
+    histories: Mapping[str, pd.DataFrame] | None = None,
     folder: Path | None = None,
 ) -> Path:
     """Path of `<experiment>.json`, written with `<experiment>_rank.csv` and `…_top2.csv` beside it.
 
     methods: one dict a method with exactly the fields METHOD_FIELDS. per_left: method name → table of
-    `evaluation.cross_validate`. Each file is replaced as a whole. Raises ValueError on missing or unknown
-    fields and on methods without per-left values.
+    `evaluation.cross_validate`, whose index are rows of the training pairs, the same for all methods.
+    histories: method name → history of `siamese.fit`, written to `<experiment>_history.csv`. Each file is
+    replaced as a whole. Raises ValueError on missing or unknown fields, on methods without per-left values
+    and on tables of different pairs.
     """
     folder = folder or results_dir()
     for method in methods:
@@ -47,9 +78,12 @@ def record(
             raise ValueError(f"{experiment}: method fields differ from {METHOD_FIELDS}: {sorted(method)}")
     if (names := [method["name"] for method in methods]) != list(per_left):
         raise ValueError(f"{experiment}: methods {names} and per-left tables {list(per_left)} differ")
-    files = {column: f"{experiment}_{column}.csv" for column in ("rank", "top2")}
-    for column, file in files.items():
-        _replace(folder / file, _wide(dataset, per_left, column).to_csv(index=False))
+    tables = {column: _wide(dataset, per_left, column) for column in ("rank", "top2")}
+    if histories:
+        tables["history"] = pd.concat(histories, names=["method"]).reset_index("method")
+    files = {name: f"{experiment}_{name}.csv" for name in tables}
+    for name, file in files.items():
+        _replace(folder / file, tables[name].to_csv(index=False))
     content = {
         "experiment": experiment,
         "recorded_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -65,9 +99,12 @@ def record(
 
 
 def _wide(dataset: Dataset, per_left: Mapping[str, pd.DataFrame], column: str) -> pd.DataFrame:
-    """left, fold and gallery size of every training pair, then `column` of each method."""
+    """left, fold and gallery size of every pair scored, then `column` of each method."""
     first = next(iter(per_left.values()))
-    table = pd.DataFrame({"left": dataset.train.left.ids, "fold": first["fold"], "gallery": first["gallery"]})
+    if not all(table.index.equals(first.index) for table in per_left.values()):
+        raise ValueError(f"the methods {list(per_left)} were measured on different pairs")
+    left = [dataset.train.left.ids[row] for row in first.index]
+    table = pd.DataFrame({"left": left, "fold": first["fold"], "gallery": first["gallery"]}, index=first.index)
     return table.assign(**{name: values[column].round(6) for name, values in per_left.items()})
 
 
@@ -121,6 +158,11 @@ def load_per_left(experiment: str, column: str, *, folder: Path | None = None) -
     """
     path = (folder or results_dir()) / f"{experiment}_{column}.csv"
     return pd.read_csv(path, dtype={"left": str}, keep_default_na=False)
+
+
+def load_history(experiment: str, *, folder: Path | None = None) -> pd.DataFrame:
+    """The recorded histories: method, then the columns of `siamese.fit`, one row an epoch."""
+    return pd.read_csv((folder or results_dir()) / f"{experiment}_history.csv")
 
 
 def results_table(*experiments: str, folder: Path | None = None) -> pd.DataFrame:

@@ -256,6 +256,18 @@ def _twins(tower: keras.Model, head: layers.Layer, *, every_pair: bool) -> keras
     return keras.Model([left, right], head(a, b))
 
 
+def layer_table(model: keras.Model) -> pd.DataFrame:
+    """Layer, output shape and number of parameters of a model's layers, as `Model.summary` prints them."""
+    rows = [(layer.name, _shape(layer.output), layer.count_params()) for layer in model.layers]
+    return pd.DataFrame(rows, columns=["layer", "output shape", "parameters"])
+
+
+def _shape(output) -> str:
+    """Without the batch, the axis of unknown length."""
+    outputs = output if isinstance(output, list) else [output]
+    return ", ".join("×".join("batch" if n is None else str(n) for n in tensor.shape) for tensor in outputs)
+
+
 def automatic_precision() -> str:
     """Keras dtype policy: "mixed_bfloat16" where the GPU or, without one, the processor has it, else "float32"."""
     generation = _gpu_generation()

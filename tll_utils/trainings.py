@@ -1,0 +1,142 @@
+"""Recorded trainings of the Siamese networks: the report's 80/20 split, its epochs, its figures 4 and 5."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from tll_utils import siamese
+from tll_utils.backend import keras
+from tll_utils.dataset import Dataset, Pairs
+from tll_utils.evaluation import per_left as per_left_table
+from tll_utils.folds import holdout_split, near_duplicate_groups
+from tll_utils.results import method_row, record
+from tll_utils.runtime import project_root
+from tll_utils.siamese import automatic_precision
+
+SPLIT = "80/20, near-duplicates grouped"
+VALIDATION = 0.1  # of the training part: whatever chooses the epoch cannot be what is reported
+
+
+@dataclass(frozen=True)
+class Training:
+    """A variant of `siamese.VARIANTS` and the options of `siamese.fit` it is recorded with."""
+
+    variant: str
+    size: tuple[int, int]
+    epochs: int = 10
+    batch_size: int = 32
+    border_neutral: bool = False
+
+    @property
+    def title(self) -> str:
+        """Name in tables and results."""
+        return siamese.VARIANTS[self.variant].title + (", trained without borders" if self.border_neutral else "")
+
+    @property
+    def notes(self) -> str:
+        """How it was trained, for the results."""
+        height, width = self.size
+        return f"input {height}×{width}, {self.epochs} epochs, batch {self.batch_size}, {automatic_precision()}"
+
+
+class Split(NamedTuple):
+    """Rows of the pairs: learned from, choosing the epoch, and reported on."""
+
+    train: np.ndarray
+    validation: np.ndarray
+    held_out: np.ndarray
+
+
+# Reduced inputs, because two processor cores train the report's 245×200 for hours.
+HALF, QUARTER = (123, 100), (64, 52)
+TRAININGS: dict[str, tuple[Training, ...]] = {
+    "siamese_resnet18": (
+        Training("resnet18_difference", HALF),
+        Training("resnet18_absolute", HALF),
+        Training("resnet18_absolute_2x2", HALF),
+        Training("resnet18_infonce", HALF, epochs=40, batch_size=64),
+        Training("resnet18_infonce", HALF, epochs=40, batch_size=64, border_neutral=True),
+    ),
+    "siamese_vgg16": (
+        Training("vgg16_relu_cosine", QUARTER),
+        Training("vgg16_relu_cosine_lr005", QUARTER),
+        Training("vgg16_sigmoid_absolute", QUARTER),
+    ),
+}
+
+
+def report_split(pairs: Pairs) -> Split:
+    """The report's 80/20, near-duplicates on one side; a tenth of the 80 % is set apart to choose the epoch."""
+    groups = near_duplicate_groups(pairs.left, pairs.right)
+    rows, held_out = holdout_split(groups)
+    learn, validation = holdout_split(groups[rows], test_fraction=VALIDATION)
+    return Split(rows[learn], rows[validation], held_out)
+
+
+def record_trainings(experiment: str, dataset: Dataset) -> None:
+    """Train, score on the held-out pairs and record in `data/results/`, after every network anew.
+
+    Checkpoints lie in `build/trainings/`: an interrupted recording goes on where it stopped.
+    """
+    split = report_split(dataset.train)
+    rows, per_left, histories = [], {}, {}
+    for training in TRAININGS[experiment]:
+        folder = project_root() / "build" / "trainings" / training.title.replace(" ", "_")
+        model, history = train(training, dataset.train, split, folder=folder)
+        histories[training.title] = history
+        for row, table in score(training, model, history, dataset.train, split.held_out):
+            rows.append(row)
+            per_left[row["name"]] = table
+            print(f"{row['expected_top2']:.3f} {row['interval95']} {row['name']}, {row['seconds']:.0f} s", flush=True)
+        record(experiment, dataset, rows, per_left, histories=histories)
+
+
+def train(training: Training, pairs: Pairs, split: Split, *, folder: Path) -> tuple[keras.Model, pd.DataFrame]:
+    """What `siamese.fit` returns for the training and validation rows of the split."""
+    return siamese.fit(
+        siamese.VARIANTS[training.variant],
+        pairs.take(split.train),
+        pairs.take(split.validation),
+        folder=folder,
+        epochs=training.epochs,
+        size=training.size,
+        batch_size=training.batch_size,
+        border_neutral=training.border_neutral,
+    )
+
+
+def score(
+    training: Training, model: keras.Model, history: pd.DataFrame, pairs: Pairs, held_out: np.ndarray
+) -> list[tuple[dict, pd.DataFrame]]:
+    """(row of results.METHOD_FIELDS, per-left table) on the held-out pairs, as they are and with borders cropped.
+
+    A network trained without borders is scored without them alone.
+    """
+    scored = []
+    for cropped in (True,) if training.border_neutral else (False, True):
+        started = time.perf_counter()
+        table = held_out_table(model, pairs, held_out, border_neutral=cropped)
+        row = method_row(
+            training.title + (", scored with borders cropped" if cropped and not training.border_neutral else ""),
+            table,
+            split=SPLIT,
+            seconds=history.seconds.sum() + time.perf_counter() - started,
+            notes=f"{training.notes}; best epoch {history.epoch[history.val_top2.idxmax()]} by validation top-2",
+            border_neutral=cropped,
+            report_top2=None if cropped else siamese.VARIANTS[training.variant].report_top2,
+        )
+        scored.append((row, table))
+    return scored
+
+
+def held_out_table(model: keras.Model, pairs: Pairs, rows: np.ndarray, *, border_neutral: bool = False) -> pd.DataFrame:
+    """Table like `evaluation.cross_validate`'s of these rows of the pairs, the network's gallery their rights."""
+    size = model.get_layer("tower").input_shape[1:3]
+    held_out = siamese.prepare(pairs.take(rows), size, border_neutral=border_neutral)
+    table = per_left_table(siamese.score_matrix(model, held_out.left, held_out.right), np.arange(len(rows)))
+    table.insert(0, "fold", 0)
+    return table.set_index(rows)
