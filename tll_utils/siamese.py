@@ -48,6 +48,7 @@ class Variant:
     head        a key of HEADS; "infonce" also changes loss, augmentation and learning-rate schedule
     pooling     "average" over the whole feature map, or "2x2" average pooling, flattened
     width       units of a dense layer behind the pooling, with `activation`; 0: no such layer
+    dropout     share of the pooled features dropped in training
     """
 
     title: str
@@ -56,6 +57,7 @@ class Variant:
     pooling: str = "average"
     width: int = 0
     activation: str = "linear"
+    dropout: float = 0
     learning_rate: float = 0.001
     report_top2: float | None = None
 
@@ -139,6 +141,8 @@ def _tower(variant: Variant, size: tuple[int, int]) -> keras.Model:
         x = layers.Flatten()(layers.AveragePooling2D(2, dtype="float32")(x))
     else:
         x = layers.GlobalAveragePooling2D(dtype="float32")(x)
+    if variant.dropout:
+        x = layers.Dropout(variant.dropout, dtype="float32")(x)
     if variant.width:
         x = layers.Dense(variant.width, variant.activation, dtype="float32")(x)
     return keras.Model(images, x, name="tower")
