@@ -58,8 +58,8 @@ TRAININGS: dict[str, tuple[Training, ...]] = {
         Training("resnet18_difference", HALF),
         Training("resnet18_absolute", HALF),
         Training("resnet18_absolute_2x2", HALF),
-        Training("resnet18_infonce", HALF, epochs=40, batch_size=64),
-        Training("resnet18_infonce", HALF, epochs=40, batch_size=64, border_neutral=True),
+        Training("resnet18_infonce", HALF, epochs=30, batch_size=64),
+        Training("resnet18_infonce", HALF, epochs=30, batch_size=64, border_neutral=True),
     ),
     "siamese_vgg16": (
         Training("vgg16_relu_cosine", QUARTER),
@@ -67,6 +67,11 @@ TRAININGS: dict[str, tuple[Training, ...]] = {
         Training("vgg16_sigmoid_absolute", QUARTER),
     ),
 }
+
+
+def checkpoints() -> Path:
+    """`build/trainings` of the checkout: a folder a training."""
+    return project_root() / "build" / "trainings"
 
 
 def report_split(pairs: Pairs) -> Split:
@@ -83,13 +88,12 @@ def report_split(pairs: Pairs) -> Split:
 def record_trainings(experiment: str, dataset: Dataset) -> None:
     """Train, score on the held-out pairs and record in `data/results/`, after every network anew.
 
-    Checkpoints lie in `build/trainings/`: an interrupted recording goes on where it stopped.
+    Checkpoints lie in `checkpoints()`: an interrupted recording goes on where it stopped.
     """
     split = report_split(dataset.train)
     rows, per_left, histories = [], {}, {}
     for training in TRAININGS[experiment]:
-        folder = project_root() / "build" / "trainings" / training.title.replace(" ", "_")
-        model, history = train(training, dataset.train, split, folder=folder)
+        model, history = train(training, dataset.train, split, folder=checkpoints() / training.title)
         histories[training.title] = history
         for row, table in score(training, model, history, dataset.train, split.held_out):
             rows.append(row)
