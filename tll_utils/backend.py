@@ -3,6 +3,7 @@
 They go straight to the process's stderr, whatever TF_CPP_MIN_LOG_LEVEL says, and would stand in every notebook.
 """
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -26,5 +27,7 @@ with _silent_stderr():
     import keras
 
     keras.ops.zeros(1)  # the first operation looks for devices and says what it misses
+
+logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns of retracing, which many small networks cause
 
 __all__ = ["keras"]

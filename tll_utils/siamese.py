@@ -44,7 +44,7 @@ MAX_SCALE = 100.0  # InfoNCE's 1 / temperature, as in CLIP (Radford et al. 2021)
 class Variant:
     """One network of the report, or one of ours.
 
-    tower       "resnet18", "vgg16" or "small"
+    tower       a key of TOWERS
     head        a key of HEADS; "infonce" also changes loss, augmentation and learning-rate schedule
     pooling     "average" over the whole feature map, or "2x2" average pooling, flattened
     width       units of a dense layer behind the pooling, with `activation`; 0: no such layer
@@ -83,8 +83,9 @@ VARIANTS: dict[str, Variant] = {
     "small_difference": Variant("small tower, a−b", "small", "difference"),
     "small_absolute": Variant("small tower, |a−b|", "small", "absolute"),
     "small_absolute_2x2": Variant("small tower, |a−b|, 2×2 average pool", "small", "absolute", "2x2"),
-    "small_relu_cosine": Variant("small tower, relu output, cosine", "small", "cosine", **_RELU),
-    "small_sigmoid_absolute": Variant("small tower, sigmoid", "small", "absolute", **_SIGMOID),
+    "small_relu_cosine": Variant("small VGG, relu output, cosine", "small_vgg", "cosine", **_RELU),
+    "small_relu_cosine_lr005": Variant("small VGG, lr 0.005", "small_vgg", "cosine", **_RELU, learning_rate=0.005),
+    "small_sigmoid_absolute": Variant("small VGG, sigmoid", "small_vgg", "absolute", **_SIGMOID),
     "small_infonce": Variant("small tower, InfoNCE", "small", "infonce", "2x2", width=64),
 }
 
@@ -123,6 +124,15 @@ def vgg16(x):
     return x
 
 
+def small_vgg(x):
+    """VGG's shape for the sample lane, eight narrow convolutions without batch norm: 245×200×3 → 15×12×64."""
+    for filters in (16, 32, 64, 64):
+        for _ in range(2):
+            x = layers.Conv2D(filters, 3, padding="same", activation="relu")(x)
+        x = layers.MaxPooling2D()(x)
+    return x
+
+
 def small(x):
     """Four strided convolutions for the sample lane: 245×200×3 → 16×13×128."""
     for filters in (16, 32, 64, 128):
@@ -130,7 +140,7 @@ def small(x):
     return x
 
 
-TOWERS = {"resnet18": resnet18, "vgg16": vgg16, "small": small}
+TOWERS = {"resnet18": resnet18, "vgg16": vgg16, "small": small, "small_vgg": small_vgg}
 
 
 def _tower(variant: Variant, size: tuple[int, int]) -> keras.Model:

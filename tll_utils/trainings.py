@@ -103,9 +103,13 @@ def record_trainings(experiment: str, dataset: Dataset) -> None:
 
 
 def train(training: Training, pairs: Pairs, split: Split, *, folder: Path) -> tuple[keras.Model, pd.DataFrame]:
-    """What `siamese.fit` returns for the training and validation rows of the split."""
-    return siamese.fit(
-        siamese.VARIANTS[training.variant],
+    """What `siamese.fit` returns for the training and validation rows of the split.
+
+    Of InfoNCE the pair accuracies are NaN: its logits are no log-odds.
+    """
+    variant = siamese.VARIANTS[training.variant]
+    model, history = siamese.fit(
+        variant,
         pairs.take(split.train),
         pairs.take(split.validation),
         folder=folder,
@@ -114,6 +118,9 @@ def train(training: Training, pairs: Pairs, split: Split, *, folder: Path) -> tu
         batch_size=training.batch_size,
         border_neutral=training.border_neutral,
     )
+    if variant.head == "infonce":
+        history = history.assign(pair_accuracy=np.nan, val_pair_accuracy=np.nan)
+    return model, history
 
 
 def score(
