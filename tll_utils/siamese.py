@@ -446,11 +446,11 @@ def encode(model: keras.Model, images: Sequence[np.ndarray]) -> np.ndarray:
     def load(start: int) -> np.ndarray:
         return np.stack([_resized(images[i], size) for i in range(start, min(start + ENCODE_BATCH, len(images)))])
 
-    batches = _ahead(load, range(0, len(images), ENCODE_BATCH))
+    batches = ahead(load, range(0, len(images), ENCODE_BATCH))
     return np.concatenate([np.asarray(tower.predict_on_batch(batch), np.float32) for batch in batches])
 
 
-def _ahead(load: Callable[[int], tuple], keys: Iterable[int]) -> Iterator[tuple]:
+def ahead(load: Callable[[int], tuple], keys: Iterable[int]) -> Iterator[tuple]:
     """load(key) of every key, in order, loaded ahead by worker threads."""
     keys = iter(keys)
     with ThreadPoolExecutor(WORKERS) as pool:
@@ -564,7 +564,7 @@ def _train(
     while state["epoch"] < epochs:
         batches.epoch, saved = state["epoch"], time.perf_counter()
         began = saved - state["seconds"]
-        for pair, labels in _ahead(batches.__getitem__, range(state["step"], len(batches))):
+        for pair, labels in ahead(batches.__getitem__, range(state["step"], len(batches))):
             for name, value in learner.train_on_batch(pair, labels, return_dict=True).items():
                 state[name] += float(value) * len(labels)
             state |= {"step": state["step"] + 1, "images": state["images"] + 2 * len(labels)}
