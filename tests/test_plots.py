@@ -62,3 +62,41 @@ def test_saved_figure_has_its_data_beside_it_and_the_same_bytes_each_time(tmp_pa
         plots.save_figure(fig, "line", data, folder=tmp_path / folder)
     assert pd.read_csv(tmp_path / "a" / "line.csv").equals(data)
     assert (tmp_path / "a" / "line.png").read_bytes() == (tmp_path / "b" / "line.png").read_bytes()
+
+
+def test_face_boxes_and_landmarks_are_drawn_where_they_are():
+    """Two boxes, the first solid, the second dotted; the landmarks of the first in between."""
+    _, ax = plt.subplots()
+    plots.face_boxes(ax, image(0), np.array([[10, 20, 60, 80], [100, 20, 130, 50]]), np.array([[30, 40], [50, 60]]))
+    chosen, other = ax.patches
+    assert chosen.get_xy() == (10, 20) and (chosen.get_width(), chosen.get_height()) == (50, 60)
+    assert (chosen.get_linestyle(), other.get_linestyle()) == ("-", ":")
+    np.testing.assert_array_equal(ax.lines[0].get_xydata(), [[30, 40], [50, 60]])
+
+
+def test_weight_sweep_marks_the_weight():
+    _, ax = plt.subplots()
+    plots.weight_sweep(ax, pd.DataFrame({"gated": [0.5, 0.6]}, index=[0.0, 1.0]), marked=0.66)
+    curve, mark = ax.lines
+    np.testing.assert_array_equal(curve.get_xydata(), [[0, 0.5], [1, 0.6]])
+    assert set(mark.get_xdata()) == {0.66} and ax.texts[0].get_text() == " report: 66%"
+
+
+def test_training_curves_show_both_parts_and_leave_out_what_is_not_known():
+    history = pd.DataFrame({"epoch": [1, 2], "loss": [0.9, 0.5], "val_loss": [0.8, 0.7]})
+    history = history.assign(top2=[0.1, 0.4], val_top2=[0.3, 0.2], pair_accuracy=np.nan, val_pair_accuracy=np.nan)
+    _, axes = plt.subplots(1, 3)
+    plots.training_curves(axes, history)
+    assert not axes[0].axison
+    assert [list(line.get_ydata()) for line in axes[1].lines[:2]] == [[0.9, 0.5], [0.8, 0.7]]
+    assert list(axes[2].lines[2].get_xdata()) == [1, 1]  # validation top-2 was best in epoch 1
+
+
+def test_box_diagram_writes_every_text_and_joins_neighbouring_edges():
+    """Boxes of width 2 at x = 0 and 4: the arrow runs between their edges, 1 and 3, with a little air."""
+    boxes = pd.DataFrame({"text": ["a", "b"], "x": [0, 4], "y": 0, "width": 2, "height": 1, "color": "white"})
+    _, ax = plt.subplots()
+    plots.box_diagram(ax, boxes, pd.DataFrame({"start": [0], "end": [1]}))
+    arrow = next(text for text in ax.texts if text.get_text() == "")
+    assert {text.get_text() for text in ax.texts} == {"a", "b", ""}
+    assert (arrow.xyann, arrow.xy) == (pytest.approx((1.03, 0)), pytest.approx((2.97, 0)))

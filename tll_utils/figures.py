@@ -10,8 +10,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from tll_utils.plots import OURS, REPORT, accuracy_bars, save_figure, table_picture
-from tll_utils.results import load_results, published_results, results_dir
+from tll_utils import siamese
+from tll_utils.plots import OURS, REPORT, accuracy_bars, box_diagram, save_figure, table_picture, training_curves
+from tll_utils.results import EXPERIMENT_NAMES, load_history, load_results, published_results, results_dir
 from tll_utils.runtime import project_root
 
 Drawing = tuple[Figure, pd.DataFrame]
@@ -45,6 +46,55 @@ def shortcuts() -> Drawing:
     return _recorded_bars("shortcuts")
 
 
+def siamese_diagram() -> Drawing:
+    """The report's figure 2: two images, one tower, a head on their embeddings."""
+    rows = [
+        ("left image\n245×200×3", 0, 1, "#eef2f8"),
+        ("right image\n245×200×3", 0, -1, "#eef2f8"),
+        ("ResNet18 or VGG16", 2.4, 1, "#cfe0f3"),
+        ("ResNet18 or VGG16", 2.4, -1, "#cfe0f3"),
+        ("pooled\nembedding a", 4.8, 1, "#eef2f8"),
+        ("pooled\nembedding b", 4.8, -1, "#eef2f8"),
+        ("head: a − b, |a − b|\nor cosine", 7.2, 0, "#f8dfd3"),
+        ("score\n1 = match", 9.4, 0, "#d8efe1"),
+    ]
+    boxes = pd.DataFrame(rows, columns=["text", "x", "y", "color"]).assign(width=1.7, height=0.75)
+    arrows = pd.DataFrame([(0, 2), (1, 3), (2, 4), (3, 5), (4, 6), (5, 6), (6, 7)], columns=["start", "end"])
+    fig, ax = plt.subplots(figsize=(9, 2.8), layout="constrained")
+    box_diagram(ax, boxes, arrows)
+    ax.annotate("", (2.4, -0.55), (2.4, 0.55), arrowprops={"arrowstyle": "<->", "linestyle": "--", "color": "#777"})
+    ax.text(2.5, 0, "the same weights", va="center", fontsize=8, color="#555")
+    return fig, boxes
+
+
+def model_summary() -> Drawing:
+    """The report's figure 3: Siamese ResNet18 with global average pooling, 513 parameters behind the tower."""
+    table = siamese.layer_table(siamese.build(siamese.VARIANTS["resnet18_absolute"]))
+    fig, ax = plt.subplots(figsize=(7, 2), layout="constrained")
+    table_picture(ax, table.astype(str))
+    return fig, table
+
+
+def _curves(experiment: str) -> Drawing:
+    history = load_history(experiment)
+    names = list(history["method"].unique())
+    fig, axes = plt.subplots(len(names), 3, figsize=(9, 2.2 * len(names)), squeeze=False, layout="constrained")
+    for row, name in zip(axes, names, strict=True):
+        training_curves(row, history[history["method"] == name])
+        row[1].set_title(name, fontsize=9)
+    return fig, history
+
+
+def siamese_resnet18() -> Drawing:
+    """The report's figure 4: accuracy and loss of Siamese ResNet18, with the top-2 the report did not plot."""
+    return _curves("siamese_resnet18")
+
+
+def siamese_vgg16() -> Drawing:
+    """The report's figure 5: the same for VGG16."""
+    return _curves("siamese_vgg16")
+
+
 def pretrained() -> Drawing:
     """The embedded pretrained networks beside the report's best number."""
     return _recorded_bars("pretrained", **{"report's best": 0.505})
@@ -62,7 +112,7 @@ def results() -> Drawing:
             "color": REPORT,
         }
     )
-    best = pd.concat(_recorded_bars(experiment)[1] for experiment in ("shortcuts", "pretrained"))
+    best = pd.concat(_recorded_bars(experiment)[1] for experiment in EXPERIMENT_NAMES)
     plt.close("all")
     table = pd.concat([table, best.assign(color=OURS)], ignore_index=True)
     fig, ax = plt.subplots(figsize=(9, 1.2 + 0.34 * len(table)), layout="constrained")
@@ -76,8 +126,12 @@ def results() -> Drawing:
 FIGURES: dict[str, tuple[Callable[[], Drawing], tuple[str, ...]]] = {
     "pair_table": (pair_table, ("pair_table.csv",)),
     "shortcuts": (shortcuts, ("shortcuts.json",)),
+    "siamese_diagram": (siamese_diagram, ()),
+    "model_summary": (model_summary, ()),
+    "siamese_resnet18": (siamese_resnet18, ("siamese_resnet18_history.csv",)),
+    "siamese_vgg16": (siamese_vgg16, ("siamese_vgg16_history.csv",)),
     "pretrained": (pretrained, ("pretrained.json",)),
-    "results": (results, ("published.csv", "shortcuts.json", "pretrained.json")),
+    "results": (results, ("published.csv", *(f"{name}.json" for name in EXPERIMENT_NAMES))),
 }
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyBboxPatch
+from matplotlib.patches import FancyBboxPatch, Rectangle
 
 from tll_utils.dataset import Pairs
 from tll_utils.runtime import project_root
@@ -123,18 +123,22 @@ def table_picture(ax: Axes, table: pd.DataFrame) -> None:
 def training_curves(axes: Sequence[Axes], history: pd.DataFrame) -> None:
     """Pair accuracy, loss and expected top-2 against the epoch on three axes, training and validation.
 
-    history: the table of `siamese.fit`. The best epoch by validation top-2 is marked.
+    history: the table of `siamese.fit`. The best epoch by validation top-2 is marked; an axis whose column
+    is NaN stays empty.
     """
     best = history["epoch"][history["val_top2"].idxmax()]
     labels = {"pair_accuracy": "pair accuracy", "loss": "loss", "top2": "expected top-2"}
     for ax, (measure, label) in zip(axes, labels.items(), strict=True):
+        if history[measure].isna().all():
+            ax.set_axis_off()
+            continue
         ax.plot(history["epoch"], history[measure], color=OURS, marker=".", label="training")
         ax.plot(history["epoch"], history[f"val_{measure}"], color=REPORT, marker=".", label="validation")
         ax.axvline(best, color="#999", linestyle=":", linewidth=1)
         ax.set(xlabel="epoch", ylabel=label)
         ax.spines[["top", "right"]].set_visible(False)
     axes[2].axhline(CHANCE, color="#777", linestyle="--", linewidth=1)
-    axes[0].legend(frameon=False, fontsize=8)
+    axes[1].legend(frameon=False, fontsize=8)
 
 
 def box_diagram(ax: Axes, boxes: pd.DataFrame, arrows: pd.DataFrame) -> None:
@@ -152,6 +156,26 @@ def box_diagram(ax: Axes, boxes: pd.DataFrame, arrows: pd.DataFrame) -> None:
         ax.annotate("", tip, tail, arrowprops={"arrowstyle": "->", "color": "#333"})
     ax.set(xlim=(boxes.x.min() - 1, boxes.x.max() + 1), ylim=(boxes.y.min() - 0.6, boxes.y.max() + 0.6))
     ax.set_axis_off()
+
+
+def face_boxes(ax: Axes, image: np.ndarray, boxes: np.ndarray, points: np.ndarray, title: str = "") -> None:
+    """Draw an image with its face boxes (n, 4), the chosen first and solid, and that one's landmarks (p, 2)."""
+    show_image(ax, image, title)
+    for position, (left, top, right, bottom) in enumerate(boxes):
+        style = "-" if position == 0 else ":"
+        ax.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, color=TRUE, ls=style, lw=1.5))
+    ax.plot(*np.asarray(points).T, ".", color=REPORT, markersize=2)
+
+
+def weight_sweep(ax: Axes, table: pd.DataFrame, *, marked: float) -> None:
+    """Curves of top-2 accuracy over a weight, the index of the table, one a column; `marked` is the report's weight."""
+    for column, color in zip(table, (REPORT, OURS, TRUE), strict=False):
+        ax.plot(table.index, table[column], color=color, label=column)
+    ax.axvline(marked, color="#777", linestyle=":", linewidth=1)
+    ax.text(marked, 1.0, f" report: {marked:.0%}", transform=ax.get_xaxis_transform(), va="top", fontsize=8)
+    ax.set(xlabel="weight of the face scores", ylabel="expected top-2")
+    ax.legend(frameon=False, fontsize=8)
+    ax.spines[["top", "right"]].set_visible(False)
 
 
 def save_figure(fig: Figure, name: str, data: pd.DataFrame, *, folder: Path | None = None) -> None:

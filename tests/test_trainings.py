@@ -1,0 +1,71 @@
+"""Recorded trainings: the reported pairs choose nothing, and an interrupted recording goes on."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tll_utils import results, trainings
+from tll_utils.dataset import load_dataset
+from tll_utils.folds import near_duplicate_groups
+from tll_utils.runtime import project_root
+from tll_utils.trainings import TRAININGS, Training
+
+
+@pytest.fixture(scope="module")
+def sample():
+    return load_dataset(project_root() / "data" / "sample")
+
+
+@pytest.fixture(scope="module")
+def split(sample):
+    return trainings.report_split(sample.train)
+
+
+def test_split_is_the_reports_with_near_duplicates_on_one_side(sample, split):
+    """All 120 pairs, each in one part, no group in two; a fifth is held out, 20 or more of the rest choose."""
+    rows = np.concatenate(split)
+    assert sorted(rows) == list(range(120))
+    groups = near_duplicate_groups(sample.train.left, sample.train.right)
+    assert sum(len(set(groups[part])) for part in split) == len(set(groups))
+    assert len(split.held_out) == pytest.approx(24, abs=4) and len(split.validation) == pytest.approx(24, abs=4)
+
+
+def test_record_holds_both_scorings_and_the_history(sample, split, tmp_path, monkeypatch):
+    monkeypatch.setattr(trainings, "project_root", lambda: tmp_path)
+    monkeypatch.setattr(results, "results_dir", lambda: tmp_path)
+    size = (32, 26)
+    trained = (
+        Training("small_difference", size, epochs=2, batch_size=24),
+        Training("small_absolute", size, epochs=1, batch_size=24, border_neutral=True),
+    )
+    monkeypatch.setitem(TRAININGS, "siamese", trained)
+    trainings.record_trainings("siamese", sample)
+
+    names = ["small tower, a−b", "small tower, a−b, scored with borders cropped"]
+    names.append("small tower, |a−b|, trained without borders")
+    recorded = json.loads((tmp_path / "siamese.json").read_text())["methods"]
+    assert [method["name"] for method in recorded] == names
+    assert [method["border_neutral"] for method in recorded] == [False, True, True]
+    assert recorded[0]["expected_top2"] == pytest.approx(0.1)  # a − b ranks the rights alike for every left
+    assert "input 32×26, 2 epochs, batch 24" in recorded[0]["notes"]
+    top2 = results.load_per_left("siamese", "top2")
+    assert list(top2.left) == [sample.train.left.ids[row] for row in split.held_out]
+    assert list(results.load_history("siamese").method) == [names[0], names[0], names[2]]
+
+    before = results.load_history("siamese")  # what is finished is read, not trained again
+    trainings.record_trainings("siamese", sample)
+    assert results.load_history("siamese").equals(before)
+
+
+@pytest.mark.parametrize("experiment", TRAININGS)
+def test_recorded_networks_are_those_of_the_experiment(experiment):
+    recorded = results.load_history(experiment).method.unique()
+    assert list(recorded) == [training.title for training in TRAININGS[experiment]], f"make reproduce for {experiment}"
+
+
+def test_the_reports_networks_are_all_trained():
+    from tll_utils.siamese import VARIANTS
+
+    trained = {training.variant for group in TRAININGS.values() for training in group}
+    assert trained >= {name for name, variant in VARIANTS.items() if variant.report_top2}
