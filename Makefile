@@ -3,6 +3,7 @@
 #   make test        unit tests, then nbval: re-run the notebooks and compare with the committed outputs
 #   make reproduce   record the TLL results into data/results/          (TLL_DATA=<folder>)
 #   make submission  score test_candidates.csv of a folder               (TLL_DATA=<folder> [METHOD=<name>])
+#   make bench       measure speed and memory, write build/bench.csv
 #   make notebooks   re-run the notebooks in place on the sample, to commit their outputs
 #   make sample      draw data/sample again
 #   make lock        compile requirements.in to requirements.txt
@@ -10,7 +11,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 export TLL_DATA METHOD
 
-.PHONY: report test reproduce submission notebooks sample lock lint clean
+.PHONY: report test reproduce submission bench notebooks sample lock lint clean
 
 report: .venv/ready
 	$(BIN)/python -m tll_utils.report
@@ -28,6 +29,9 @@ reproduce: .venv/ready
 
 submission: .venv/ready
 	$(BIN)/python -m tll_utils.submission
+
+bench: .venv/ready
+	$(BIN)/python -m tll_utils.bench
 
 notebooks: .venv/ready
 	TLL_DATA=data/sample $(BIN)/python -m tll_utils.report --in-place

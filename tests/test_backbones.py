@@ -16,8 +16,10 @@ from tll_utils import backbones
 from tll_utils.backbones import (
     BackboneError,
     average_pool,
+    backbone,
     efficientnet_lite,
     feature_model,
+    fit,
     grid_pool,
     lite_extractor,
     max_pool,
@@ -284,3 +286,51 @@ def test_extractor_without_borders():
     np.testing.assert_array_equal(plain.load([barred], 0), barred)
     assert neutral.load([barred], 0).min() == 255
     assert plain.name != neutral.name
+
+
+def test_pooling_in_the_network_is_that_of_numpy():
+    """All three ways of two taps in one pass, on 131×97 pixels; the stage's features are not all positive."""
+    image = synthetic_image(131, 97)[None].astype(np.uint8)
+    network, pools = backbone("efficientnet_lite0"), ["grid3x2", "average", "max"]
+    model = network.pooled_model(["stage7", "head"], pools, size=(131, 97))
+    outputs = model.predict_on_batch(image)
+    for tap, maps in feature_model(0, ["stage7", "head"]).predict_on_batch(image).items():
+        expected = {"grid3x2": grid_pool(maps, rows=3, columns=2), "average": average_pool(maps), "max": max_pool(maps)}
+        for pool, array in expected.items():
+            np.testing.assert_allclose(outputs[f"{tap}_{pool}"], array, rtol=1e-3, atol=1e-4)
+
+
+def test_backbone_reads_several_taps():
+    """Stage 7 has 320 features, the head 1280; the default is the last three taps."""
+    extractor = backbone("efficientnet_lite0").extractor(["stage7", "head"], ["grid4x3", "average"])
+    outputs = extractor.encode(synthetic_image(245, 200)[None].astype(np.uint8))
+    shapes = {name: array.shape[1] for name, array in outputs.items()}
+    assert shapes == {"stage7_grid4x3": 3840, "stage7_average": 320, "head_grid4x3": 15360, "head_average": 1280}
+    assert "stage6 stage7 head" in backbone("efficientnet_lite0").extractor().name
+
+
+def test_everything_that_changes_numbers_changes_the_cache(monkeypatch):
+    network = backbone("efficientnet_lite0")
+    options = ({}, {"size": (200, 245)}, {"border_neutral": True}, {"taps": ["head"]}, {"pools": ["max"]})
+    names = [network.extractor(**option).name for option in options]
+    names.append(network.extractor(size=(200, 245), keep_aspect=True).name)
+    names.append(backbone("efficientnet_lite1").extractor().name)
+    assert len(set(names)) == len(names)
+    monkeypatch.setenv("TLL_ENGINE", "keras")
+    assert network.extractor().name == names[0]
+
+
+def test_unknown_taps_and_pools():
+    with pytest.raises(ValueError, match=r"no taps \['stage9'\]; known: stem, stage1"):
+        backbone("efficientnet_lite0").extractor(["stage9"])
+    with pytest.raises(ValueError, match="pool 'median' is not known"):
+        backbone("efficientnet_lite0").pooled_model(["stem"], ["median"], size=(64, 48))
+
+
+def test_fit_stretches_or_keeps_the_aspect():
+    """245×200 kept in 224×224: scale 224/245 leaves 183 columns, 20 grey ones left and 21 right."""
+    white = np.full((245, 200, 3), 255, np.uint8)
+    assert fit(white, (245, 200)) is white
+    assert fit(white, (200, 245)).shape == (200, 245, 3) and fit(white, (200, 245)).min() == 255
+    kept = fit(white, (224, 224), keep_aspect=True)
+    assert (kept[:, :20] == 128).all() and (kept[:, 203:] == 128).all() and (kept[:, 20:203] == 255).all()

@@ -68,3 +68,30 @@ def test_hog_tells_orientation_not_brightness():
     same, other = describe(hog, stripes // 2), describe(hog, turned)
     original = describe(hog, stripes)
     assert np.linalg.norm(original - same) < 0.2 * np.linalg.norm(original - other)
+
+
+def test_lbp_of_one_colour():
+    """Without texture every neighbour is as bright as the middle, one pattern of 10: the 6 cells that do not touch
+    the image's edge have root share 1 for it, every cell has length 1."""
+    embedding = describe(descriptors.lbp_histogram(), plain()).reshape(5, 4, 10)
+    np.testing.assert_allclose(np.sort(embedding[1:-1, 1:-1])[..., -1], 1, rtol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(embedding, axis=2), 1, rtol=1e-6)
+
+
+def test_lbp_tells_rough_from_smooth():
+    """Noise, however bright, is nearer to other noise than to a smooth image."""
+    noise, brighter = (
+        np.random.default_rng(i).integers(0, top, (245, 200, 3), np.uint8) for i, top in ((0, 128), (1, 256))
+    )
+    a, b, smooth = (describe(descriptors.lbp_histogram(), image) for image in (noise, brighter, plain()))
+    assert np.linalg.norm(a - b) < 0.2 * np.linalg.norm(a - smooth)
+
+
+def test_border_neutral_histogram_does_not_count_the_border():
+    """White between black bars: with borders two colours, without only white."""
+    image = plain((255, 255, 255))
+    image[:60] = image[-60:] = 0
+    extractor = descriptors.border_neutral(descriptors.lab_histogram())
+    assert np.count_nonzero(describe(descriptors.lab_histogram(), image)) == 2
+    assert np.count_nonzero(describe(extractor, image)) == 1
+    assert extractor.name == "CIELAB histogram @1 border-neutral"

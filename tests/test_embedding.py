@@ -137,6 +137,15 @@ def test_checksums_are_of_the_files_on_disk(cache):
     assert sorted(json.loads(complete.read_text())) == ["double", "mean"]
 
 
+def test_files_are_hashed_once_a_process(monkeypatch):
+    """Two files, each hashed when it is first read; the second and third call trust what was seen."""
+    images = FakeImages(5)
+    embed(images, mean_colour())
+    monkeypatch.setattr(embedding.hashlib, "file_digest", None)  # hashing again would call it
+    for _ in range(2):
+        np.testing.assert_array_equal(embed(images, mean_colour())["mean"], expected(5))
+
+
 def test_an_error_of_the_loader_is_passed_on():
     def broken(images, row):
         raise ValueError(f"image {row} is broken")

