@@ -11,7 +11,6 @@ from tll_utils.folds import near_duplicate_groups
 from tll_utils.runtime import project_root
 from tll_utils.trainings import TRAININGS, Training
 
-
 # TensorFlow's tensors do not know NumPy 2's `copy` yet.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 

@@ -248,7 +248,7 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
     """Print the table and write it as CSV."""
     path.parent.mkdir(parents=True, exist_ok=True)
     table.to_csv(path, index=False)
-    print(table.fillna("").to_string(index=False))
+    print(table.to_string(index=False, na_rep=""))
 
 
 if __name__ == "__main__":
