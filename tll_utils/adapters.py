@@ -31,15 +31,18 @@ class Block:
     """One kind of features of an image.
 
     of       images → features (n, d); of a gated block also which rows have one, (n,) bool
+    mirrored the same of the images seen in a mirror; without it `of` stands for both
     width    principal components kept, at most
     weight   root mean square length of a row that has one, compared with the other blocks'
-    gated    rows that have none (no face found, see `faces.face_features`) become zeros and teach nothing
+    gated    rows that have none (no face found, see `faces.face_features`) become zeros and teach nothing;
+             where fewer than two training rows of a side have one, the block is left out
     """
 
     of: Callable[[Images], np.ndarray | tuple[np.ndarray, np.ndarray]]
     width: int = 384
     weight: float = 1.0
     gated: bool = False
+    mirrored: Callable[[Images], np.ndarray] | None = None
 
 
 class Whitening:
@@ -66,24 +69,34 @@ class Whitening:
         return (features - self.means[side]) @ self.axes.T
 
 
-def whitened(blocks: Sequence[Block], train: Pairs, left: Images, right: Images) -> list[np.ndarray]:
-    """All blocks side by side: training left and right, left, right, each (n, sum of widths) float32."""
+def whitened(
+    blocks: Sequence[Block], train: Pairs, left: Images, right: Images, *, mirrored: bool = False
+) -> list[np.ndarray]:
+    """All blocks side by side: training left and right, left, right, each (n, sum of widths) float32.
+
+    mirrored: of the images seen in a mirror. Means and axes are always those of the images as they are.
+    """
     sides = (train.left, train.right, left, right)
-    columns = [_whitened_block(block, [_features(block, images) for images in sides]) for block in blocks]
+    columns = [_whitened_block(block, sides, mirrored) for block in blocks]
     return [np.concatenate(parts, axis=1) for parts in zip(*columns, strict=True)]
 
 
-def _features(block: Block, images: Images) -> tuple[np.ndarray, np.ndarray]:
+def _whitened_block(block: Block, sides: Sequence[Images], mirrored: bool) -> list[np.ndarray]:
+    training = [_features(block, block.of, images) for images in sides[:2]]
+    if block.gated and min(has.sum() for _, has in training) < 2:
+        return [np.zeros((len(images), 0), np.float32) for images in sides]
+    whitening = Whitening(*(features[has] for features, has in training), width=block.width, weight=block.weight)
+    of = mirrored and block.mirrored or block.of
+    seen = [_features(block, of, images) for images in sides]
+    values = [whitening(features, number % 2) for number, (features, _) in enumerate(seen)]
+    return [np.where(has[:, None], part, 0).astype(np.float32) for part, (_, has) in zip(values, seen, strict=True)]
+
+
+def _features(block: Block, of: Callable, images: Images) -> tuple[np.ndarray, np.ndarray]:
     if block.gated:
-        return block.of(images)
-    features = block.of(images)
+        return of(images)
+    features = of(images)
     return features, np.ones(len(features), bool)
-
-
-def _whitened_block(block: Block, sides: list[tuple[np.ndarray, np.ndarray]]) -> list[np.ndarray]:
-    whitening = Whitening(*(features[has] for features, has in sides[:2]), width=block.width, weight=block.weight)
-    values = [whitening(features, number % 2) for number, (features, _) in enumerate(sides)]
-    return [np.where(has[:, None], part, 0).astype(np.float32) for part, (_, has) in zip(values, sides, strict=True)]
 
 
 # --- similarities ---------------------------------------------------------------
@@ -204,15 +217,30 @@ def build(head: Head, n_features: int) -> keras.Model:
     return model
 
 
-def learn(head: Head, left: np.ndarray, right: np.ndarray, *, seed: int) -> keras.Model:
-    """The head learned from matching rows of left and right (n, d)."""
+def learn(
+    head: Head,
+    left: np.ndarray,
+    right: np.ndarray,
+    *,
+    seed: int,
+    mirrored: tuple[np.ndarray, np.ndarray] | None = None,
+) -> keras.Model:
+    """The head learned from matching rows of left and right (n, d).
+
+    mirrored: the same rows of the mirrored images; each epoch a coin decides for every pair which of the two
+    is shown.
+    """
     set_seed(seed)
     model, rng = build(head, left.shape[1]), np.random.default_rng(seed)
     n_steps = max(1, round(len(left) / head.batch_size))
     for _ in range(head.epochs):
         order = rng.permutation(len(left))[: len(left) // n_steps * n_steps]
+        shown = [left, right]
+        if mirrored:
+            heads_up = rng.random((len(left), 1)) < 0.5
+            shown = [np.where(heads_up, *sides) for sides in zip(shown, mirrored, strict=True)]
         for rows in order.reshape(n_steps, -1):
-            model.train_on_batch([left[rows], right[rows]], rows.astype(np.float32))
+            model.train_on_batch([side[rows] for side in shown], rows.astype(np.float32))
     return model
 
 
@@ -236,14 +264,20 @@ def best_head(heads: Sequence[Head], left: np.ndarray, right: np.ndarray, *, see
 def adapter(*blocks: Block, heads: Sequence[Head] = (Head(),), seeds: int = 3) -> Callable:
     """Method score(train, left, right) → S: the mean logits of a head learned from `seeds` seeds.
 
-    Of several heads the best on held-out training pairs, see `best_head`.
+    Of several heads the best on held-out training pairs, see `best_head`. Where a block has mirrored features,
+    they double the training pairs, and a score is the mean of both views.
     """
+    is_mirrored = any(block.mirrored for block in blocks)
 
     def score(train: Pairs, left: Images, right: Images) -> np.ndarray:
-        train_left, train_right, left, right = whitened(blocks, train, left, right)
+        train_left, train_right, *test = whitened(blocks, train, left, right)
+        mirrored, views = None, [test]
+        if is_mirrored:
+            *mirrored, mirrored_left, mirrored_right = whitened(blocks, train, left, right, mirrored=True)
+            views.append([mirrored_left, mirrored_right])
         head = best_head(heads, train_left, train_right) if len(heads) > 1 else heads[0]
-        models = (learn(head, train_left, train_right, seed=seed) for seed in range(seeds))
-        return np.mean([_logits(model, left, right) for model in models], axis=0)
+        models = [learn(head, train_left, train_right, seed=seed, mirrored=mirrored) for seed in range(seeds)]
+        return np.mean([_logits(model, *view) for model in models for view in views], axis=0)
 
     return score
 

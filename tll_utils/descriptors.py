@@ -100,3 +100,20 @@ def border_neutral(extractor: Extractor) -> Extractor:
         name=f"{extractor.name} border-neutral",
         load=lambda images, row: extractor.load(Cropped(images), row),
     )
+
+
+def mirrored(extractor: Extractor) -> Extractor:
+    """The same of the images seen in a mirror."""
+
+    class Mirrored:
+        def __init__(self, images: Images):
+            self.images = images
+
+        def __getitem__(self, row: int) -> np.ndarray:
+            return np.ascontiguousarray(self.images[row][:, ::-1])
+
+    return replace(
+        extractor,
+        name=f"{extractor.name} mirrored",
+        load=lambda images, row: extractor.load(Mirrored(images), row),
+    )

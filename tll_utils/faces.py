@@ -262,6 +262,31 @@ def face_features(*, border_neutral: bool = False) -> Callable[[Images], tuple[n
     return of
 
 
+def face_shape(*, border_neutral: bool = False) -> Callable[[Images], tuple[np.ndarray, np.ndarray]]:
+    """Images → shapes (n, 136) and whether there is a face, bool (n,).
+
+    The 68 landmarks of the chosen face, moved to their middle and scaled to length one: pose and expression,
+    which the descriptor was trained to ignore.
+    """
+    extractor = face_extractor(border_neutral=border_neutral)
+
+    def of(images: Images) -> tuple[np.ndarray, np.ndarray]:
+        outputs = embed(images, extractor)
+        points = outputs["landmarks68"].reshape(-1, 68, 2)
+        points = points - points.mean(axis=1, keepdims=True)
+        length = np.sqrt((points**2).sum(axis=(1, 2), keepdims=True))
+        found = outputs["found"][:, 0] > 0
+        return np.divide(points, length, where=length > 0, out=np.zeros_like(points)).reshape(-1, 136), found
+
+    return of
+
+
+def face_found(*, border_neutral: bool = False) -> Callable[[Images], np.ndarray]:
+    """Images → 1 where there is a face, else 0, (n, 1)."""
+    extractor = face_extractor(border_neutral=border_neutral)
+    return lambda images: embed(images, extractor)["found"]
+
+
 def found_table(pairs: Pairs) -> pd.DataFrame:
     """left (id), left_face, right_face (bool) of every pair: what is recorded of the faces, no descriptor."""
     found = [face_features()(side)[1] for side in (pairs.left, pairs.right)]

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tll_utils import descriptors
-from tll_utils.backbones import lite_extractor
+from tll_utils import descriptors, faces
+from tll_utils.adapters import Block, Head, adapter
+from tll_utils.backbones import backbone, lite_extractor
 from tll_utils.dataset import N_CANDIDATES, Images, Pairs
 from tll_utils.embedding import Extractor, embed
 from tll_utils.evaluation import expected_topk
+from tll_utils.fusion import Gated, learned, report_sum
 from tll_utils.similarity import centre, cosine_similarity, l1_similarity, root_normalise, standardise
 
 Score = Callable[[Pairs, Images, Images], np.ndarray]
@@ -30,6 +32,7 @@ class Method:
     score: Score
     border_neutral: bool = False
     notes: str = ""
+    one_to_one: bool = False  # the queries are decoded together, see `matching`
 
 
 Features = Callable[[Images], np.ndarray]  # images → embeddings (n, d)
@@ -102,13 +105,80 @@ def lite(variant: int, *, border_neutral: bool = False) -> Score:
     return chosen(plain, root)
 
 
+VARIANTS = (0, 1, 2)
+TAPS = ("stage5", "head")  # the last maps before the third and the fourth halving behind which content is learned
+
+
+def tap_extractor(variant: int, *, border_neutral: bool = False) -> Extractor:
+    """The taps of an EfficientNet-Lite on their 4×3 grids, one pass: "stage5_grid4x3", "head_grid4x3"."""
+    return backbone(f"efficientnet_lite{variant}").extractor(TAPS, ["grid4x3"], border_neutral=border_neutral)
+
+
+def lite_tap(variant: int, tap: str) -> Score:
+    """A tap of an EfficientNet-Lite on its 4×3 grid, plain or root-normalised as chosen on the training pairs."""
+    extractor, output = tap_extractor(variant), f"{tap}_grid4x3"
+    # stage5 ends in a linear projection: its features may be negative and have no root.
+    cells = (0, 12) if tap == "head" else (0,)
+    return chosen(*(centred(features(extractor, output, root_cells=n)) for n in cells))
+
+
+def lite_taps(variants: tuple[int, ...] = VARIANTS) -> tuple[Score, ...]:
+    """Every tap of these variants."""
+    return tuple(lite_tap(variant, tap) for variant in variants for tap in TAPS)
+
+
+def blocks(*kinds: str, border_neutral: bool = False, variants: tuple[int, ...] = VARIANTS) -> tuple[Block, ...]:
+    """Inputs of an adapter: any of "head", "stage5" (of the variants), "hog", "faces"."""
+    made = []
+    for kind in kinds:
+        if kind == "faces":
+            made += [
+                Block(faces.face_features(border_neutral=border_neutral), 128, 1.5, gated=True),
+                Block(faces.face_shape(border_neutral=border_neutral), 32, 0.5, gated=True),
+                Block(faces.face_found(border_neutral=border_neutral), 1, 0.5),
+            ]
+        elif kind == "hog":
+            hog = descriptors.hog_descriptor()
+            made.append(Block(features(descriptors.border_neutral(hog) if border_neutral else hog), 256))
+        else:
+            made += [_tap_block(variant, kind, border_neutral) for variant in variants]
+    return tuple(made)
+
+
+def _tap_block(variant: int, tap: str, border_neutral: bool) -> Block:
+    extractor, output = tap_extractor(variant, border_neutral=border_neutral), f"{tap}_grid4x3"
+    # The root keeps strong features from outweighing the others; those of the linear stage5 may be negative.
+    views = (extractor, descriptors.mirrored(extractor))
+    of, mirrored = (features(view, output, root_cells=12 * (tap == "head")) for view in views)
+    return Block(of, 256, mirrored=mirrored)
+
+
+HEAD = Head(learning_rate=1e-3, batch_size=640)
+BEST = ("head", "stage5", "hog", "faces")
+
+
+def cielab_and_texture() -> tuple[Score, ...]:
+    """Colour, gradients and texture as members of a fusion."""
+    kinds = (descriptors.lab_histogram(), descriptors.hog_descriptor(), descriptors.lbp_histogram())
+    return tuple(centred(features(kind)) for kind in kinds)
+
+
 CHOSEN = "3×2 grid; normalisation (none or root) chosen in the training folds"
+CHOSEN_TAP = "4×3 grids; normalisation (none or root) chosen in the training folds"
+LEARNED = "weights learned in the training folds"
+ADAPTER = "linear InfoNCE head on frozen features, 3 seeds, mirrored views"
 SHORTCUTS = ("border_geometry", "file_size", "lab_histogram", "tiny_image", "hog")
 PRETRAINED = (
     "lite0_average", "lite0_max", "lite0_grid", "lite0", "lite1", "lite2", "lite_pair", "lite_sum",
+    "lite0_tap", "lite1_tap", "lite_taps",
     "lite0_border_neutral", "lite_sum_border_neutral",
 )  # fmt: skip
-DEFAULT_METHOD = "lite_pair"  # a third network takes longer and adds nothing
+FACE_FUSION = ("whole_image_face", "report_fusion", "face_gated", "classic_fusion", "fusion_without_faces", "fusion")
+ADAPTERS = (
+    "adapter_head", "adapter_taps", "adapter_hog", "best", "adapter_no_shape", "adapter_lite0",
+    "best_border_neutral",
+)  # fmt: skip
+DEFAULT_METHOD = "best"
 
 METHODS: dict[str, Method] = {
     "border_geometry": Method(
@@ -132,6 +202,9 @@ METHODS: dict[str, Method] = {
     "lite2": Method("Lite2, 3×2 grid, root-normalised", lite(2), notes=CHOSEN),
     "lite_pair": Method("Lite0 + Lite1", sum_of(lite(0), lite(1)), notes=CHOSEN),
     "lite_sum": Method("Lite0 + Lite1 + Lite2", sum_of(lite(0), lite(1), lite(2)), notes=CHOSEN),
+    "lite0_tap": Method("Lite0, 4×3 grid", lite_tap(0, "head"), notes=CHOSEN_TAP),
+    "lite1_tap": Method("Lite1, 4×3 grid", lite_tap(1, "head"), notes=CHOSEN_TAP),
+    "lite_taps": Method("Lite0 + Lite1 + Lite2, stage 5 and head", sum_of(*lite_taps()), notes=CHOSEN_TAP),
     "lite0_border_neutral": Method(
         "Lite0, root-normalised, borders cropped", lite(0, border_neutral=True), border_neutral=True, notes=CHOSEN
     ),
@@ -140,6 +213,56 @@ METHODS: dict[str, Method] = {
         sum_of(*(lite(variant, border_neutral=True) for variant in (0, 1, 2))),
         border_neutral=True,
         notes=CHOSEN,
+    ),
+    "whole_image_face": Method(
+        "whole image as the face (report's features)",
+        centred(features(faces.whole_image_extractor(), "descriptor")),
+    ),
+    "report_fusion": Method(
+        "Lite0 average + whole-image face, weight 66 % (report's recipe)",
+        report_sum(
+            centred(features(lite_extractor(0), "average")),
+            centred(features(faces.whole_image_extractor(), "descriptor")),
+        ),
+    ),
+    "face_gated": Method(
+        "Lite0 average + detected faces, gated",
+        learned(centred(features(lite_extractor(0), "average")), Gated(faces.face_features())),
+        notes=LEARNED,
+    ),
+    "classic_fusion": Method(
+        "colour + HOG + LBP + detected faces, no network but the face's",
+        learned(*cielab_and_texture(), Gated(faces.face_features())),
+        notes=LEARNED,
+    ),
+    "fusion_without_faces": Method(
+        "all Lite taps + colour + HOG + LBP", learned(*lite_taps(), *cielab_and_texture()), notes=LEARNED
+    ),
+    "fusion": Method(
+        "all Lite taps + colour + HOG + LBP + detected faces, gated",
+        learned(*lite_taps(), *cielab_and_texture(), Gated(faces.face_features())),
+        notes=LEARNED,
+    ),
+    "adapter_head": Method("adapter: heads of Lite0 + 1 + 2", adapter(*blocks("head"), heads=(HEAD,)), notes=ADAPTER),
+    "adapter_taps": Method("… + their stage 5", adapter(*blocks("head", "stage5"), heads=(HEAD,)), notes=ADAPTER),
+    "adapter_hog": Method("… + HOG", adapter(*blocks("head", "stage5", "hog"), heads=(HEAD,)), notes=ADAPTER),
+    "best": Method("… + detected faces (best inductive)", adapter(*blocks(*BEST), heads=(HEAD,)), notes=ADAPTER),
+    "adapter_no_shape": Method(
+        "best without the shape of faces",
+        adapter(*(block for block in blocks(*BEST) if not (block.gated and block.width == 32)), heads=(HEAD,)),
+        notes=ADAPTER,
+    ),
+    "adapter_lite0": Method(
+        "best with Lite0 alone", adapter(*blocks(*BEST, variants=(0,)), heads=(HEAD,)), notes=ADAPTER
+    ),
+    "best-one-to-one": Method(
+        "best, one-to-one", adapter(*blocks(*BEST), heads=(HEAD,)), notes=ADAPTER, one_to_one=True
+    ),
+    "best_border_neutral": Method(
+        "best, borders cropped",
+        adapter(*blocks(*BEST, border_neutral=True), heads=(HEAD,)),
+        border_neutral=True,
+        notes=ADAPTER,
     ),
 }
 

@@ -16,7 +16,9 @@ from tll_utils.evaluation import summarise
 from tll_utils.runtime import project_root, whole_file
 
 PACKAGES = ("keras", "tensorflow", "numpy", "scipy", "scikit-image", "opencv-python-headless", "pillow")
-EXPERIMENT_NAMES = ("shortcuts", "siamese_resnet18", "siamese_vgg16", "pretrained")  # in the order of the notebooks
+EXPERIMENT_NAMES = (  # in the order of the notebooks
+    "shortcuts", "siamese_resnet18", "siamese_vgg16", "pretrained", "face_fusion", "adapters", "matching",
+)  # fmt: skip
 METHOD_FIELDS = (
     "name", "report_top2", "expected_top2", "interval95", "expected_top1", "task", "border_neutral", "split",
     "n_left", "seconds", "notes",
@@ -32,8 +34,9 @@ def method_row(
     notes: str = "",
     border_neutral: bool = False,
     report_top2: float | None = None,
+    task: str = "inductive",
 ) -> dict:
-    """The METHOD_FIELDS of an inductive method from its per-left table (`evaluation.cross_validate`)."""
+    """The METHOD_FIELDS of a method from its per-left table (`evaluation.cross_validate`)."""
     summary = summarise(per_left)
     return {
         "name": name,
@@ -41,7 +44,7 @@ def method_row(
         "expected_top2": round(summary["expected_top2"], 4),
         "interval95": [round(bound, 4) for bound in summary["interval95"]],
         "expected_top1": round(summary["expected_top1"], 4),
-        "task": "inductive",
+        "task": task,
         "border_neutral": border_neutral,
         "split": split,
         "n_left": summary["n_left"],

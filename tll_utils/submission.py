@@ -11,6 +11,8 @@ import pandas as pd
 
 from tll_utils.dataset import Dataset, load_dataset
 from tll_utils.evaluation import topk_accuracy
+from tll_utils.experiments import folds_of
+from tll_utils.matching import decode_queries
 from tll_utils.methods import DEFAULT_METHOD, METHODS, Method, get_method
 from tll_utils.runtime import project_root, whole_file
 
@@ -18,9 +20,12 @@ from tll_utils.runtime import project_root, whole_file
 def candidate_scores(dataset: Dataset, method: Method) -> np.ndarray:
     """Scores (n_left, 20) of the test candidates, learned from the data set's training pairs.
 
-    Every image is encoded once: the whole matrix S is scored and the candidates are read out of it.
+    Every image is encoded once: the whole matrix S is scored and the candidates are read out of it. A
+    one-to-one method decodes all rows together, see `matching.decode_queries`.
     """
     test = dataset.test
+    if method.one_to_one:
+        return decode_queries(method.score, dataset.train, test, folds_of(dataset.train))
     scores = method.score(dataset.train, test.left, test.right)
     return np.take_along_axis(scores, test.candidates, axis=1)
 
