@@ -74,7 +74,7 @@ def whitened(
 ) -> list[np.ndarray]:
     """All blocks side by side: training left and right, left, right, each (n, sum of widths) float32.
 
-    mirrored: of the images seen in a mirror. Means and axes are always those of the images as they are.
+    mirrored: then the same four of the images seen in a mirror, with the means and axes of those as they are.
     """
     sides = (train.left, train.right, left, right)
     columns = [_whitened_block(block, sides, mirrored) for block in blocks]
@@ -84,10 +84,10 @@ def whitened(
 def _whitened_block(block: Block, sides: Sequence[Images], mirrored: bool) -> list[np.ndarray]:
     training = [_features(block, block.of, images) for images in sides[:2]]
     if block.gated and min(has.sum() for _, has in training) < 2:
-        return [np.zeros((len(images), 0), np.float32) for images in sides]
+        return [np.zeros((len(images), 0), np.float32) for images in (*sides, *sides)[: 4 + 4 * mirrored]]
     whitening = Whitening(*(features[has] for features, has in training), width=block.width, weight=block.weight)
-    of = mirrored and block.mirrored or block.of
-    seen = [_features(block, of, images) for images in sides]
+    views = (block.of, block.mirrored or block.of)[: 1 + mirrored]
+    seen = [_features(block, of, images) for of in views for images in sides]
     values = [whitening(features, number % 2) for number, (features, _) in enumerate(seen)]
     return [np.where(has[:, None], part, 0).astype(np.float32) for part, (_, has) in zip(values, seen, strict=True)]
 
@@ -270,11 +270,8 @@ def adapter(*blocks: Block, heads: Sequence[Head] = (Head(),), seeds: int = 3) -
     is_mirrored = any(block.mirrored for block in blocks)
 
     def score(train: Pairs, left: Images, right: Images) -> np.ndarray:
-        train_left, train_right, *test = whitened(blocks, train, left, right)
-        mirrored, views = None, [test]
-        if is_mirrored:
-            *mirrored, mirrored_left, mirrored_right = whitened(blocks, train, left, right, mirrored=True)
-            views.append([mirrored_left, mirrored_right])
+        train_left, train_right, *rest = whitened(blocks, train, left, right, mirrored=is_mirrored)
+        mirrored, views = (rest[2:4], [rest[:2], rest[4:]]) if is_mirrored else (None, [rest])
         head = best_head(heads, train_left, train_right) if len(heads) > 1 else heads[0]
         models = [learn(head, train_left, train_right, seed=seed, mirrored=mirrored) for seed in range(seeds)]
         return np.mean([_logits(model, *view) for model in models for view in views], axis=0)
