@@ -12,11 +12,12 @@ import pandas as pd
 from tll_utils import matching
 from tll_utils.dataset import Dataset, DatasetError, Pairs, load_dataset
 from tll_utils.evaluation import cross_validate
+from tll_utils.faces import found_table
 from tll_utils.folds import grouped_folds, near_duplicate_groups
 from tll_utils.methods import ADAPTERS, FACE_FUSION, PRETRAINED, SHORTCUTS, Method, get_method
 from tll_utils.pairs import pair_table, write_pair_table
 from tll_utils.results import EXPERIMENT_NAMES, method_row, record, results_dir, update_readme
-from tll_utils.runtime import project_root
+from tll_utils.runtime import project_root, whole_file
 from tll_utils.trainings import record_trainings
 
 N_SPLITS = 5
@@ -108,7 +109,14 @@ def record_matching(experiment: str, dataset: Dataset) -> None:
     _show(rows)
 
 
-RECORDERS = {"matching": record_matching}
+def record_face_fusion(experiment: str, dataset: Dataset) -> None:
+    """As `record_experiment`; and in which pairs faces were found, into `face_fusion_faces.csv`."""
+    record_experiment(experiment, dataset)
+    with whole_file(results_dir() / f"{experiment}_faces.csv") as partial:
+        found_table(dataset.train).to_csv(partial, index=False)
+
+
+RECORDERS = {"matching": record_matching, "face_fusion": record_face_fusion}
 
 
 def _show(rows: list[dict]) -> None:
