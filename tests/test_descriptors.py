@@ -95,3 +95,11 @@ def test_border_neutral_histogram_does_not_count_the_border():
     assert np.count_nonzero(describe(descriptors.lab_histogram(), image)) == 2
     assert np.count_nonzero(describe(extractor, image)) == 1
     assert extractor.name == "CIELAB histogram @1 border-neutral"
+
+
+def test_mirrored_is_the_descriptor_of_the_flipped_image():
+    image = np.random.default_rng(0).integers(0, 256, (245, 200, 3), np.uint8)
+    extractor = descriptors.tiny_image()
+    seen = descriptors.mirrored(extractor)
+    np.testing.assert_array_equal(seen.load([image], 0), extractor.load([np.ascontiguousarray(image[:, ::-1])], 0))
+    assert seen.name != extractor.name

@@ -54,3 +54,21 @@ def test_every_recorded_method_is_one_of_the_experiment():
 def test_recorded_pair_table_is_the_head_of_the_report_table():
     table = pd.read_csv(results.results_dir() / "pair_table.csv", dtype=str, keep_default_na=False)
     assert list(table.label) == (["1"] + ["0"] * 19) * 2
+
+
+def test_matching_records_both_tasks(sample, tmp_path, monkeypatch):
+    """Decoded together a descriptor is not worse, and the rows say which task they are of."""
+    monkeypatch.setenv("TLL_PROGRESS", "0")
+    monkeypatch.setattr(experiments, "get_method", lambda name: METHODS["lab_histogram"])
+    monkeypatch.setattr(experiments, "record", lambda *parts: recorded.append(parts))
+    recorded = []
+    monkeypatch.setattr(
+        experiments,
+        "DECODERS",
+        {name: experiments.DECODERS[name] for name in (experiments.ALONE, "belief propagation")},
+    )
+    experiments.record_matching("matching", sample)
+    (name, _, rows, per_left), *_ = recorded
+    assert name == "matching" and [row["task"] for row in rows[:2]] == ["inductive", "one-to-one"]
+    assert rows[0]["expected_top2"] <= rows[1]["expected_top2"] + 0.02
+    assert list(per_left) == list(dict.fromkeys(row["name"] for row in rows))

@@ -235,3 +235,16 @@ def test_table_says_on_which_side_there_is_a_face(monkeypatch):
     table = faces.found_table(SimpleNamespace(left=left, right=right))
     assert list(table.left) == list("abcd")
     assert list(faces.faces_in_pair(table)) == ["both", "left only", "right only", "none"]
+
+
+def test_face_shape_is_free_of_place_and_size(monkeypatch):
+    """One triangle, moved and enlarged, has the same shape; without a face it is zero."""
+    points = np.random.default_rng(0).standard_normal((68, 2)).astype(np.float32)
+    rows = np.stack([points, 3 * points + 50, np.zeros((68, 2), np.float32)]).reshape(3, 136)
+    found = np.array([[1.0], [1.0], [0.0]], np.float32)
+    monkeypatch.setattr(faces, "embed", lambda images, extractor: {"landmarks68": rows, "found": found})
+    shapes, has = faces.face_shape()(None)
+    np.testing.assert_allclose(shapes[0], shapes[1], atol=1e-5)
+    assert np.linalg.norm(shapes[0]) == pytest.approx(1, abs=1e-5)
+    assert (shapes[2] == 0).all() and list(has) == [True, True, False]
+    np.testing.assert_array_equal(faces.face_found()(None), found)

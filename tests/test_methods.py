@@ -79,3 +79,10 @@ def test_every_shortcut_beats_chance_on_the_sample(monkeypatch):
         S = METHODS[name].score(sample.train, sample.train.left, sample.train.right)
         assert S.shape == (120, 120) and S.dtype == np.float32
         assert expected_topk(S, match) > 0.12
+
+
+def test_blocks_by_kind():
+    kinds = methods.blocks("head", "stage5", "hog", "faces", variants=(0, 1))
+    assert [block.width for block in kinds] == [256] * 5 + [128, 32, 1]
+    assert [block.mirrored is not None for block in kinds] == [True] * 4 + [False] * 4
+    assert [block.gated for block in kinds] == [False] * 5 + [True, True, False]

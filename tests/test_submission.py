@@ -9,7 +9,9 @@ import pandas as pd
 import pytest
 
 from tll_utils import submission
+from tll_utils.dataset import load_dataset
 from tll_utils.methods import Method
+from tll_utils.runtime import project_root
 
 
 def fake_dataset(n=3):
@@ -86,7 +88,7 @@ def command(tiny, tmp_path, monkeypatch):
     return run
 
 
-@pytest.mark.parametrize("method", ["file_size", "lite_pair"])
+@pytest.mark.parametrize("method", ["file_size", "best"])
 def test_command_works_on_a_folder_of_six_pairs_and_three_questions(command, method):
     table = command("--method", method)
     assert list(table.left) == ["q0", "q1", "q2"]
@@ -111,3 +113,21 @@ def test_command_says_what_is_wrong_with_the_data_and_writes_nothing(command, ti
     with pytest.raises(SystemExit, match="q1"):
         command()
     assert not (tmp_path / "build").exists()
+
+
+def test_one_to_one_method_decodes_all_rows_together():
+    """Perfect scores stay perfect, and the scores of a list are not those of the matrix."""
+    dataset = load_dataset(project_root() / "data" / "sample")
+
+    def score(train, left, right):
+        match = dataset.test.match if len(left) == len(dataset.test.left) else np.arange(len(left))
+        S = np.random.default_rng(0).standard_normal((len(left), len(right)))
+        S[np.arange(len(left)), match] += 3
+        return S
+
+    alone, together = (
+        submission.candidate_scores(dataset, Method("planted", score, one_to_one=flag)) for flag in (False, True)
+    )
+    truth = (dataset.test.candidates == dataset.test.match[:, None]).argmax(axis=1)
+    top1 = [(scores.argmax(axis=1) == truth).mean() for scores in (alone, together)]
+    assert top1[0] <= top1[1] and not np.allclose(alone, together)

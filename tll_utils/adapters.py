@@ -58,6 +58,9 @@ class Whitening:
             raise ValueError(f"{len(left)} left and {len(right)} right rows have the feature: leave this block out")
         self.means = left.mean(axis=0), right.mean(axis=0)
         centred = np.concatenate([left - self.means[0], right - self.means[1]])
+        if not centred.any():  # constant features: nothing is to be seen in them
+            self.axes = np.zeros((1, centred.shape[1]), np.float32)
+            return
         n_components = min(width, centred.shape[1], len(centred) - 2)
         pca = PCA(n_components, iterated_power=2, random_state=0).fit(centred)
         axes = pca.components_ / np.maximum(pca.explained_variance_, 1e-12)[:, None] ** 0.25
