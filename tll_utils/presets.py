@@ -7,6 +7,7 @@ A preset is a folder with config.json, model.weights.h5 and image_converter.json
 import hashlib
 import importlib.util
 import os
+import warnings
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -138,7 +139,9 @@ def keras_hub():
     """KerasHub, imported when it is first needed since that takes seconds. Raises PresetError if it is missing."""
     if importlib.util.find_spec("keras_hub") is None:
         raise PresetError("keras-hub is not installed: pip install keras-hub")
-    import keras_hub
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about progress bars a notebook cannot draw
+        import keras_hub
 
     return keras_hub
 
