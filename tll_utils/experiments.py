@@ -91,7 +91,8 @@ def record_matching(experiment: str, dataset: Dataset) -> None:
         scored = time.perf_counter() - started
         for decoder in decoders:
             decode, task = DECODERS[decoder]
-            started, title = time.perf_counter(), f"{decoder}{', borders cropped' * method.border_neutral}"
+            started = time.perf_counter()
+            title = f"best adapter, {decoder}{', borders cropped' * method.border_neutral}"
             table = matching.cross_validate_one_to_one(blocks, folds, decode)
             rows.append(
                 method_row(

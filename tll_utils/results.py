@@ -194,7 +194,12 @@ def published_results() -> pd.DataFrame:
 def readme_table() -> str:
     """Markdown table of all recorded results beside the published ones, best first."""
     ours = [
-        (method["expected_top2"], method["name"], "{:.3f} – {:.3f}".format(*method["interval95"]), "measured here")
+        (
+            method["expected_top2"],
+            method["name"],
+            "{:.3f} – {:.3f}".format(*method["interval95"]),
+            "measured here" + (f", {method['task']}" if method["task"] != "inductive" else ""),
+        )
         for experiment in EXPERIMENT_NAMES
         for method in (load_results(experiment) or {"methods": []})["methods"]
     ]
