@@ -175,8 +175,7 @@ PRETRAINED = (
 )  # fmt: skip
 FACE_FUSION = ("whole_image_face", "report_fusion", "face_gated", "classic_fusion", "fusion_without_faces", "fusion")
 ADAPTERS = (
-    "adapter_head", "adapter_taps", "adapter_hog", "best", "adapter_no_shape", "adapter_lite0",
-    "best_border_neutral",
+    "adapter_head", "adapter_taps", "adapter_hog", "best", "adapter_lite0", "best_border_neutral",
 )  # fmt: skip
 DEFAULT_METHOD = "best"
 
@@ -247,11 +246,6 @@ METHODS: dict[str, Method] = {
     "adapter_taps": Method("… + their stage 5", adapter(*blocks("head", "stage5"), heads=(HEAD,)), notes=ADAPTER),
     "adapter_hog": Method("… + HOG", adapter(*blocks("head", "stage5", "hog"), heads=(HEAD,)), notes=ADAPTER),
     "best": Method("… + detected faces (best inductive)", adapter(*blocks(*BEST), heads=(HEAD,)), notes=ADAPTER),
-    "adapter_no_shape": Method(
-        "best without the shape of faces",
-        adapter(*(block for block in blocks(*BEST) if not (block.gated and block.width == 32)), heads=(HEAD,)),
-        notes=ADAPTER,
-    ),
     "adapter_lite0": Method(
         "best with Lite0 alone", adapter(*blocks(*BEST, variants=(0,)), heads=(HEAD,)), notes=ADAPTER
     ),
