@@ -163,6 +163,9 @@ def cielab_and_texture() -> tuple[Score, ...]:
     return tuple(centred(features(kind)) for kind in kinds)
 
 
+AVERAGE = features(lite_extractor(0), "average")
+WHOLE_IMAGE_FACE = features(faces.whole_image_extractor(), "descriptor")
+
 CHOSEN = "3×2 grid; normalisation (none or root) chosen in the training folds"
 CHOSEN_TAP = "4×3 grids; normalisation (none or root) chosen in the training folds"
 LEARNED = "weights learned in the training folds"
@@ -173,7 +176,9 @@ PRETRAINED = (
     "lite0_tap", "lite1_tap", "lite_taps",
     "lite0_border_neutral", "lite_sum_border_neutral",
 )  # fmt: skip
-FACE_FUSION = ("whole_image_face", "report_fusion", "face_gated", "classic_fusion", "fusion_without_faces", "fusion")
+FACE_FUSION = (
+    "lite0_as_is", "whole_image_face", "report_fusion", "face_gated", "classic_fusion", "fusion_without_faces", "fusion",
+)  # fmt: skip
 ADAPTERS = (
     "adapter_head", "adapter_taps", "adapter_hog", "best", "adapter_lite0", "best_border_neutral",
 )  # fmt: skip
@@ -213,20 +218,17 @@ METHODS: dict[str, Method] = {
         border_neutral=True,
         notes=CHOSEN,
     ),
+    "lite0_as_is": Method("Lite0 average, not centred (as the report compares)", uncentred(AVERAGE, cosine_similarity)),
     "whole_image_face": Method(
-        "whole image as the face (report's features)",
-        centred(features(faces.whole_image_extractor(), "descriptor")),
+        "whole image as the face (report's features)", uncentred(WHOLE_IMAGE_FACE, cosine_similarity)
     ),
     "report_fusion": Method(
-        "Lite0 average + whole-image face, weight 66 % (report's recipe)",
-        report_sum(
-            centred(features(lite_extractor(0), "average")),
-            centred(features(faces.whole_image_extractor(), "descriptor")),
-        ),
+        "Lite0 average, not centred + whole image as the face, 66 % (report's recipe)",
+        report_sum(uncentred(AVERAGE, cosine_similarity), uncentred(WHOLE_IMAGE_FACE, cosine_similarity)),
     ),
     "face_gated": Method(
         "Lite0 average + detected faces, gated",
-        learned(centred(features(lite_extractor(0), "average")), Gated(faces.face_features())),
+        learned(centred(AVERAGE), Gated(faces.face_features())),
         notes=LEARNED,
     ),
     "classic_fusion": Method(
