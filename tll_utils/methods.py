@@ -177,7 +177,8 @@ PRETRAINED = (
     "lite0_border_neutral", "lite_sum_border_neutral",
 )  # fmt: skip
 FACE_FUSION = (
-    "lite0_as_is", "whole_image_face", "report_fusion", "face_gated", "classic_fusion", "fusion_without_faces", "fusion",
+    "lite0_as_is", "whole_image_face", "report_fusion", "face_gated", "classic_fusion", "fusion_without_faces",
+    "fusion",
 )  # fmt: skip
 ADAPTERS = (
     "adapter_head", "adapter_taps", "adapter_hog", "best", "adapter_lite0", "best_border_neutral",
