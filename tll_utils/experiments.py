@@ -5,8 +5,9 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import pandas as pd
 
 from tll_utils import matching
@@ -28,6 +29,8 @@ EXPERIMENTS = {  # those that are cross-validated
     "face_fusion": FACE_FUSION,
     "adapters": ADAPTERS,
 }
+DECODED = ("best", "best_border_neutral")
+_kept: dict[tuple[str, str], list[np.ndarray]] = {}
 ALONE = "each query by itself"
 DECODERS = {  # how the queries of a test set are answered, and what that is called in the results
     ALONE: (lambda scores, candidates, *, n_right: scores, "inductive"),
@@ -45,16 +48,28 @@ def folds_of(pairs: Pairs) -> list:
 
 def measure(method: Method, pairs: Pairs, folds: list) -> pd.DataFrame:
     """Table of `evaluation.cross_validate` for a method: every pair scored once, by a fit without it."""
-
-    def score(train_rows, test_rows):
-        held_out = pairs.take(test_rows)
-        return method.score(pairs.take(train_rows), held_out.left, held_out.right)
-
-    return cross_validate(score, folds)
+    blocks = iter(held_out_scores(method, pairs, folds))
+    return cross_validate(lambda train_rows, test_rows: next(blocks), folds)
 
 
-def run_methods(names: Sequence[str], dataset: Dataset) -> tuple[list[dict], dict[str, pd.DataFrame]]:
-    """Recordable rows (`results.METHOD_FIELDS`) and per-left tables of the named methods."""
+def held_out_scores(method: Method, pairs: Pairs, folds: list) -> list[np.ndarray]:
+    """S of every fold's test pairs by a fit without them; of the best methods kept, since matching decodes them."""
+    key = method.title, pairs.left.fingerprint
+    if key not in _kept:
+        blocks = matching.out_of_fold(method.score, pairs, folds)
+        if method.title not in {get_method(name).title for name in DECODED}:
+            return blocks
+        _kept[key] = blocks
+    return _kept[key]
+
+
+def run_methods(
+    names: Sequence[str], dataset: Dataset, *, after_each: Callable[[list, dict], object] = lambda *_: None
+) -> tuple[list[dict], dict[str, pd.DataFrame]]:
+    """Recordable rows (`results.METHOD_FIELDS`) and per-left tables of the named methods.
+
+    after_each is called with those so far, so that an interrupted recording has them.
+    """
     folds = folds_of(dataset.train)
     rows, per_left = [], {}
     for name in names:
@@ -71,23 +86,27 @@ def run_methods(names: Sequence[str], dataset: Dataset) -> tuple[list[dict], dic
             )
         )
         per_left[method.title] = table
+        after_each(rows, per_left)
     return rows, per_left
 
 
 def record_experiment(experiment: str, dataset: Dataset) -> None:
-    """Measure an experiment's methods and record them in `data/results/`."""
-    rows, per_left = run_methods(EXPERIMENTS[experiment], dataset)
-    record(experiment, dataset, rows, per_left)
-    _show(rows)
+    """Measure an experiment's methods and record them in `data/results/`, after every method anew."""
+
+    def save(rows: list[dict], per_left: dict) -> None:
+        record(experiment, dataset, rows, per_left)
+        _show(rows[-1:])
+
+    run_methods(EXPERIMENTS[experiment], dataset, after_each=save)
 
 
 def record_matching(experiment: str, dataset: Dataset) -> None:
     """Decode the best inductive method's out-of-fold scores one-to-one and record that in `data/results/`."""
     folds, pairs = folds_of(dataset.train), dataset.train
     rows, per_left = [], {}
-    for name, decoders in (("best", tuple(DECODERS)), ("best_border_neutral", (ALONE, "belief propagation"))):
+    for name, decoders in zip(DECODED, (tuple(DECODERS), (ALONE, "belief propagation")), strict=True):
         method, started = get_method(name), time.perf_counter()
-        blocks = matching.out_of_fold(method.score, pairs, folds)
+        blocks = held_out_scores(method, pairs, folds)
         scored = time.perf_counter() - started
         for decoder in decoders:
             decode, task = DECODERS[decoder]

@@ -180,9 +180,7 @@ FACE_FUSION = (
     "lite0_as_is", "whole_image_face", "report_fusion", "face_gated", "classic_fusion", "fusion_without_faces",
     "fusion",
 )  # fmt: skip
-ADAPTERS = (
-    "adapter_head", "adapter_taps", "adapter_hog", "best", "adapter_lite0", "best_border_neutral",
-)  # fmt: skip
+ADAPTERS = ("best", "adapter_taps", "best_border_neutral")
 DEFAULT_METHOD = "best"
 
 METHODS: dict[str, Method] = {
