@@ -14,10 +14,11 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
+import dlib
 import numpy as np
 import pandas as pd
 
-from tll_utils import siamese
+from tll_utils import faces, siamese
 from tll_utils.backbones import backbone, efficientnet_lite
 from tll_utils.dataset import N_CANDIDATES, Images, load_dataset
 from tll_utils.embedding import BATCH_SIZE, embed
@@ -26,6 +27,7 @@ from tll_utils.pairs import pair_table
 from tll_utils.runtime import project_root
 
 REPEATS = 5
+N_FACE_IMAGES = 200
 N_SPEED = 512  # images of the end-to-end run: long enough to hide its start
 N_MEMORY = (1000, 8000)
 RESNET18 = siamese.VARIANTS["resnet18_absolute_2x2"]
@@ -205,9 +207,38 @@ def _pipeline() -> list[Row]:
     ]
 
 
+# ----------------------------------------------------------------------------------------------------- faces
+
+
+def face_detection() -> list[Row]:
+    """Native scale first and enlarged where nothing was found, against every image enlarged; one process each."""
+    images = load_dataset().train.left
+    pictures = [images[i] for i in range(min(N_FACE_IMAGES, len(images)))]
+    detector = dlib.get_frontal_face_detector()
+    ours, reference = "faces, native scale first", "faces, all images enlarged"
+    ways = {
+        ours: lambda: sum(bool(faces.find_faces(picture)) for picture in pictures),
+        reference: lambda: sum(bool(detector.run(picture, 1, -0.3)[0]) for picture in pictures),
+    }
+    found = {name: way() for name, way in ways.items()}
+    seconds = interleaved(ways, repeats=2)
+    speed = {name: len(pictures) / seconds[name] for name in ways}
+    return [
+        row(reference, speed[reference], "images/s"),
+        row(ours, speed[ours], "images/s", ratio=speed[ours] / speed[reference], to=reference),
+        row(f"images with a face, {reference}", found[reference], "images"),
+        row(f"images with a face, {ours}", found[ours], "images", ratio=found[ours] / found[reference], to=reference),
+    ]
+
+
 # ----------------------------------------------------------------------------------------------------- table
 
-BENCHES: dict[str, Callable[[], list[Row]]] = {"embedding": embedding, "memory": memory, "siamese": siamese_training}
+BENCHES: dict[str, Callable[[], list[Row]]] = {
+    "embedding": embedding,
+    "memory": memory,
+    "siamese": siamese_training,
+    "faces": face_detection,
+}
 
 
 @contextmanager

@@ -244,9 +244,15 @@ METHODS: dict[str, Method] = {
         notes=LEARNED,
     ),
     "adapter_head": Method("adapter: heads of Lite0 + 1 + 2", adapter(*blocks("head"), heads=(HEAD,)), notes=ADAPTER),
-    "adapter_taps": Method("… + their stage 5", adapter(*blocks("head", "stage5"), heads=(HEAD,)), notes=ADAPTER),
-    "adapter_hog": Method("… + HOG", adapter(*blocks("head", "stage5", "hog"), heads=(HEAD,)), notes=ADAPTER),
-    "best": Method("… + detected faces (best inductive)", adapter(*blocks(*BEST), heads=(HEAD,)), notes=ADAPTER),
+    "adapter_taps": Method(
+        "adapter: heads and stage 5 of Lite0 + 1 + 2", adapter(*blocks("head", "stage5"), heads=(HEAD,)), notes=ADAPTER
+    ),
+    "adapter_hog": Method(
+        "adapter: heads, stage 5, HOG", adapter(*blocks("head", "stage5", "hog"), heads=(HEAD,)), notes=ADAPTER
+    ),
+    "best": Method(
+        "adapter: heads, stage 5, HOG, detected faces (best)", adapter(*blocks(*BEST), heads=(HEAD,)), notes=ADAPTER
+    ),
     "adapter_lite0": Method(
         "best with Lite0 alone", adapter(*blocks(*BEST, variants=(0,)), heads=(HEAD,)), notes=ADAPTER
     ),
