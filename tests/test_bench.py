@@ -60,3 +60,11 @@ def test_environment_is_put_back(monkeypatch):
         assert os.environ["TLL_A"] == os.environ["TLL_B"] == "inside"
         raise KeyError
     assert os.environ["TLL_A"] == "before" and "TLL_B" not in os.environ
+
+
+def test_faces_of_both_ways_are_counted(monkeypatch):
+    monkeypatch.setattr(bench, "N_FACE_IMAGES", 6)
+    monkeypatch.setenv("TLL_DATA", str(project_root() / "data" / "sample"))
+    table = pd.DataFrame(bench.face_detection())
+    assert list(table.unit) == ["images/s", "images/s", "images", "images"]
+    assert (table.value[2:] <= 6).all() and table.value[2] > 0 and table.ratio[3] == table.value[3] / table.value[2]
