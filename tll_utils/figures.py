@@ -130,10 +130,10 @@ def results() -> Drawing:
     best = pd.concat(_recorded_bars(experiment)[1] for experiment in EXPERIMENT_NAMES)
     plt.close("all")
     table = pd.concat([table, best.assign(color=OURS)], ignore_index=True)
-    fig, ax = plt.subplots(figsize=(9, 1.2 + 0.34 * len(table)), layout="constrained")
+    fig, ax = plt.subplots(figsize=(11, 1.2 + 0.28 * len(table)), layout="constrained")
     accuracy_bars(ax, table)
     kinds = {"measured here, cross-validated": OURS, "published, on the challenge's test set": REPORT}
-    ax.legend(handles=[Patch(color=color, label=label) for label, color in kinds.items()], loc="lower right")
+    ax.legend(handles=[Patch(color=color, label=label) for label, color in kinds.items()], loc="center right")
     return fig, table
 
 

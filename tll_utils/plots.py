@@ -1,5 +1,6 @@
 """Pictures: functions draw on the axes they are given, nothing here loads or computes."""
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -86,8 +87,8 @@ def heat_map(ax: Axes, table: pd.DataFrame, *, label: str) -> None:
     """A table of numbers as coloured cells with the numbers in them."""
     values = table.to_numpy(float)
     ax.imshow(values, cmap="YlGnBu", aspect="auto")
-    ax.set_xticks(range(len(table.columns)), table.columns)
-    ax.set_yticks(range(len(table.index)), table.index)
+    ax.set_xticks(range(len(table.columns)), [textwrap.fill(str(name), 16) for name in table.columns])
+    ax.set_yticks(range(len(table.index)), [textwrap.fill(str(name), 40) for name in table.index])
     middle = (values.min() + values.max()) / 2
     for (row, column), value in np.ndenumerate(values):
         ax.text(column, row, f"{value:.2f}", ha="center", va="center", color="white" if value > middle else "#222")
@@ -108,7 +109,7 @@ def accuracy_bars(ax: Axes, table: pd.DataFrame, *, reference: dict[str, float] 
     for label, value in {"chance": CHANCE, **(reference or {})}.items():
         ax.axvline(value, color="#777", linestyle=":", linewidth=1)
         ax.text(value, len(table) - 0.5, label, ha="center", va="bottom", fontsize=8, color="#555")
-    ax.set(xlabel="expected top-2 accuracy (95 % interval)", xlim=(0, max(table["high"].max() + 0.1, 0.3)))
+    ax.set(xlabel="expected top-2 (95 % interval)", xlim=(0, max(table["high"].max() + 0.1, 0.3)))
     ax.margins(y=0.01)
     ax.spines[["top", "right"]].set_visible(False)
 
