@@ -82,14 +82,6 @@ def test_layer_table_is_the_reports_figure_3():
     assert list(table.parameters[[0, 1, 3]]) == [0, 0, 513]
 
 
-def test_dropout_acts_in_training_only():
-    tower = build(replace(SMALL, dropout=0.9), size=SIZE, precision="float32").get_layer("tower")
-    images = np.stack(list(Pictures(4, 0)))
-    calm, again, trained = (np.asarray(tower(images, training=training)) for training in (False, False, True))
-    np.testing.assert_array_equal(calm, again)
-    assert (calm == 0).mean() < 0.5 < (trained == 0).mean()
-
-
 def test_reports_numbers_are_those_of_the_published_table():
     published = pd.read_csv(project_root() / "data" / "results" / "published.csv").set_index("method")["top2"]
     ours = {v.title: v.report_top2 for v in VARIANTS.values() if v.report_top2}

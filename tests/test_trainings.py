@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from tll_utils import results, trainings
+from tll_utils import results, siamese, trainings
 from tll_utils.dataset import load_dataset
+from tll_utils.evaluation import per_left
 from tll_utils.folds import near_duplicate_groups
 from tll_utils.runtime import project_root
 from tll_utils.trainings import TRAININGS, Training
@@ -61,6 +62,20 @@ def test_record_holds_both_scorings_and_the_history(sample, split, tmp_path, mon
     assert results.load_history("siamese").equals(before)
 
 
+def test_mirrored_scores_are_the_mean_of_both_views(sample, split):
+    """Averaged over both views a network scores images and their mirror images alike; this one alone does not."""
+    size = (32, 26)
+    model = siamese.build(siamese.VARIANTS["small_infonce"], size=size, precision="float32")
+    pictures = siamese.prepare(sample.train.take(split.held_out), size)
+    views = [(pictures.left, pictures.right)]
+    views.append(tuple([image[:, ::-1] for image in side] for side in views[0]))
+    plain, flipped = (siamese.score_matrix(model, *view) for view in views)
+    expected = per_left((plain + flipped) / 2, np.arange(len(plain)))
+    table = trainings.held_out_table(model, sample.train, split.held_out, mirrored=True)
+    np.testing.assert_allclose(table["rank"], expected["rank"])
+    assert not np.allclose(plain, flipped)
+
+
 @pytest.mark.parametrize("experiment", TRAININGS)
 def test_recorded_networks_are_those_of_the_experiment(experiment):
     recorded = results.load_history(experiment).method.unique()
@@ -68,7 +83,5 @@ def test_recorded_networks_are_those_of_the_experiment(experiment):
 
 
 def test_the_reports_networks_are_all_trained():
-    from tll_utils.siamese import VARIANTS
-
     trained = {training.variant for group in TRAININGS.values() for training in group}
-    assert trained >= {name for name, variant in VARIANTS.items() if variant.report_top2}
+    assert trained >= {name for name, variant in siamese.VARIANTS.items() if variant.report_top2}

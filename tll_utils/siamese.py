@@ -48,7 +48,6 @@ class Variant:
     head        a key of HEADS; "infonce" also changes loss, augmentation and learning-rate schedule
     pooling     "average" over the whole feature map, or "2x2" average pooling, flattened
     width       units of a dense layer behind the pooling, with `activation`; 0: no such layer
-    dropout     share of the pooled features dropped in training
     """
 
     title: str
@@ -57,7 +56,6 @@ class Variant:
     pooling: str = "average"
     width: int = 0
     activation: str = "linear"
-    dropout: float = 0
     learning_rate: float = 0.001
     report_top2: float | None = None
 
@@ -79,7 +77,7 @@ VARIANTS: dict[str, Variant] = {
         f"{_VGG16}, lr 0.005", "vgg16", "cosine", **_RELU, learning_rate=0.005, report_top2=0.11
     ),
     "vgg16_sigmoid_absolute": Variant(f"{_VGG16}, sigmoid", "vgg16", "absolute", **_SIGMOID, report_top2=0.198),
-    "resnet18_infonce": Variant(f"{_RESNET18}, InfoNCE", "resnet18", "infonce", "2x2", width=256, dropout=0.3),
+    "resnet18_infonce": Variant(f"{_RESNET18}, InfoNCE", "resnet18", "infonce", "2x2", width=256),
     "small_difference": Variant("small tower, a−b", "small", "difference"),
     "small_absolute": Variant("small tower, |a−b|", "small", "absolute"),
     "small_absolute_2x2": Variant("small tower, |a−b|, 2×2 average pool", "small", "absolute", "2x2"),
@@ -151,8 +149,6 @@ def _tower(variant: Variant, size: tuple[int, int]) -> keras.Model:
         x = layers.Flatten()(layers.AveragePooling2D(2, dtype="float32")(x))
     else:
         x = layers.GlobalAveragePooling2D(dtype="float32")(x)
-    if variant.dropout:
-        x = layers.Dropout(variant.dropout, dtype="float32")(x)
     if variant.width:
         x = layers.Dense(variant.width, variant.activation, dtype="float32")(x)
     return keras.Model(images, x, name="tower")
@@ -368,16 +364,15 @@ def _resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def augment(image: np.ndarray, rng: np.random.Generator, *, flip: bool) -> np.ndarray:
-    """A random crop of 60 to 100 % of each side, resized, with other contrast and colours, one in five grey."""
+    """A random crop of 70 to 100 % of each side, resized, with other contrast and colours."""
     size = np.array(image.shape[:2])
-    height, width = crop = np.round(size * rng.uniform(0.6, 1)).astype(int)
+    height, width = crop = np.round(size * rng.uniform(0.7, 1)).astype(int)
     top, left = rng.integers(0, size - crop + 1)
     image = image[top : top + height, left : left + width, :][:, :: -1 if flip else 1]
     image = cv2.resize(np.ascontiguousarray(image), tuple(size[::-1].tolist()), interpolation=cv2.INTER_LINEAR)
     gain, shift = rng.uniform(0.7, 1.3) * rng.uniform(0.85, 1.15, 3), rng.uniform(-30, 30)
     values = (np.arange(256)[:, None] - 128) * gain + 128 + shift
-    image = cv2.LUT(image, np.clip(values, 0, 255).astype(np.uint8)[:, None])
-    return image if rng.random() < 0.8 else cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    return cv2.LUT(image, np.clip(values, 0, 255).astype(np.uint8)[:, None])
 
 
 class SharedBatches:

@@ -37,10 +37,16 @@ class Training:
         return siamese.VARIANTS[self.variant].title + (", trained without borders" if self.border_neutral else "")
 
     @property
+    def mirrored(self) -> bool:
+        """Whether scores are the mean of the images and their mirror images: where training flips pairs as well."""
+        return siamese.VARIANTS[self.variant].head == "infonce"
+
+    @property
     def notes(self) -> str:
         """How it was trained, for the results."""
         height, width = self.size
-        return f"input {height}×{width}, {self.epochs} epochs, batch {self.batch_size}, {automatic_precision()}"
+        trained = f"input {height}×{width}, {self.epochs} epochs, batch {self.batch_size}, {automatic_precision()}"
+        return trained + ", mirrored views averaged" * self.mirrored
 
 
 class Split(NamedTuple):
@@ -58,8 +64,8 @@ TRAININGS: dict[str, tuple[Training, ...]] = {
         Training("resnet18_difference", HALF),
         Training("resnet18_absolute", HALF),
         Training("resnet18_absolute_2x2", HALF),
-        Training("resnet18_infonce", HALF, epochs=30, batch_size=64),
-        Training("resnet18_infonce", HALF, epochs=30, batch_size=64, border_neutral=True),
+        Training("resnet18_infonce", HALF, epochs=60, batch_size=64),
+        Training("resnet18_infonce", HALF, epochs=60, batch_size=64, border_neutral=True),
     ),
     "siamese_vgg16": (
         Training("vgg16_relu_cosine", FIFTH),
@@ -133,7 +139,7 @@ def score(
     scored = []
     for cropped in (True,) if training.border_neutral else (False, True):
         started = time.perf_counter()
-        table = held_out_table(model, pairs, held_out, border_neutral=cropped)
+        table = held_out_table(model, pairs, held_out, border_neutral=cropped, mirrored=training.mirrored)
         row = method_row(
             training.title + (", scored with borders cropped" if cropped and not training.border_neutral else ""),
             table,
@@ -147,10 +153,19 @@ def score(
     return scored
 
 
-def held_out_table(model: keras.Model, pairs: Pairs, rows: np.ndarray, *, border_neutral: bool = False) -> pd.DataFrame:
-    """Table like `evaluation.cross_validate`'s of these rows of the pairs, the network's gallery their rights."""
+def held_out_table(
+    model: keras.Model, pairs: Pairs, rows: np.ndarray, *, border_neutral: bool = False, mirrored: bool = False
+) -> pd.DataFrame:
+    """Table like `evaluation.cross_validate`'s of these rows of the pairs, the network's gallery their rights.
+
+    mirrored: scores are the mean of those of the images and of their mirror images.
+    """
     size = model.get_layer("tower").input_shape[1:3]
     held_out = siamese.prepare(pairs.take(rows), size, border_neutral=border_neutral)
-    table = per_left_table(siamese.score_matrix(model, held_out.left, held_out.right), np.arange(len(rows)))
+    S = siamese.score_matrix(model, held_out.left, held_out.right)
+    if mirrored:
+        left, right = ([image[:, ::-1] for image in side] for side in (held_out.left, held_out.right))
+        S = (S + siamese.score_matrix(model, left, right)) / 2
+    table = per_left_table(S, np.arange(len(rows)))
     table.insert(0, "fold", 0)
     return table.set_index(rows)
