@@ -219,3 +219,14 @@ def test_mirrored_features_are_learned_and_averaged():
 def test_constant_features_become_zeros():
     constant = np.ones((10, 3), np.float32)
     assert (Whitening(constant, constant, width=2)(constant, 0) == 0).all()
+
+
+def test_hubs_lose_as_much_as_they_are_near_to_the_training_lefts():
+    """The correction is one number a right, and the same whoever else asks."""
+    train, test = planted(120, seed=0), planted(30, seed=1)
+    plain, corrected = (adapter(Block(identity), heads=(SMALL,), seeds=1, hub_weight=weight) for weight in (0, 0.5))
+    loss = plain(train, test.left, test.right) - corrected(train, test.left, test.right)
+    np.testing.assert_allclose(loss, np.broadcast_to(loss[:1], loss.shape), atol=1e-3)
+    assert np.ptp(loss[0]) > 0.1
+    alone = corrected(train, test.left[:1], test.right)
+    np.testing.assert_allclose(alone, corrected(train, test.left, test.right)[:1], atol=1e-3)

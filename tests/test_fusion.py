@@ -155,3 +155,31 @@ def test_result_is_finite_where_features_are_missing():
     train = Train(4)
     everything = learned(member(np.eye(4), np.eye(4)), Gated(some_have))(train, [0, 1, 2, 3], [0, 1, 2, 3])
     assert np.isfinite(everything).all() and everything.dtype == np.float32
+
+
+def test_a_mixture_weights_members_by_group():
+    """The first half of the lefts is known to one matrix, the second to the other: no common weights serve both."""
+    n, halves = 120, np.arange(120) < 60
+    signal = [np.where((halves if first else ~halves)[:, None], noisy(n, 1, 3), noisy(n, 2, 0)) for first in (1, 0)]
+    members = [member(S, S) for S in signal]
+
+    def groups(train, images):
+        return halves.astype(int)
+
+    match = np.arange(n)
+    common, mixed = (expected_topk(learned(*members, groups=by)(Train(n), None, None), match) for by in (None, groups))
+    assert mixed > common + 0.05
+
+
+def test_a_group_not_seen_in_training_gets_the_common_weights():
+    S = noisy(60, 1, 2)
+    train = Train(60)
+
+    def groups(train_pairs, images):
+        return np.zeros(60, int) if images is train.left else np.full(len(images), 7)
+
+    common = learned(member(S, S[:5]), groups=groups)(train, list(range(5)), None)
+    own = learned(member(S, S[:5]), groups=lambda train, images: np.zeros(len(images), int))
+    ratio = own(train, list(range(5)), None) / common
+    np.testing.assert_allclose(ratio, ratio[0, 0], rtol=1e-4)
+    assert ratio[0, 0] > 1

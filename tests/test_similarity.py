@@ -9,6 +9,7 @@ from tll_utils.similarity import (
     cosine_similarity,
     csls,
     euclidean_similarity,
+    hub_corrected,
     l1_similarity,
     root_normalise,
     standardise,
@@ -130,6 +131,21 @@ def test_csls_demotes_a_hub():
     S = np.array([[0.9, 0.1], [0.8, 0.75]])
     assert S.argmax(axis=1).tolist() == [0, 0]
     assert csls(S, k=1).argmax(axis=1).tolist() == [0, 1]
+
+
+def test_hub_correction_by_hand():
+    """Right 0 is 4 and 2 like its two nearest known lefts, right 1 is 1 and 0: half of the means 3 and 0.5 goes off."""
+    bank = np.array([[4, 0], [2, 1], [-9, -9]])
+    S = np.array([[2.0, 1.0], [0.0, 0.0]])
+    np.testing.assert_allclose(hub_corrected(S, bank, k=2, weight=0.5), [[0.5, 0.75], [-1.5, -0.25]])
+
+
+def test_hub_correction_is_inductive():
+    """A left's scores are the same whoever else asks."""
+    S, bank = np.random.default_rng(0).standard_normal((2, 6, 5))
+    np.testing.assert_array_equal(hub_corrected(S, bank, k=3)[:1], hub_corrected(S[:1], bank, k=3))
+    with pytest.raises(ValueError, match="7 nearest of 6 known lefts"):
+        hub_corrected(S, bank, k=7)
 
 
 def test_csls_wants_k_neighbours():

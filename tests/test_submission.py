@@ -21,12 +21,30 @@ def fake_dataset(n=3):
     return SimpleNamespace(train=None, test=SimpleNamespace(left=left, right=None, candidates=candidates))
 
 
-def test_scores_are_read_out_of_the_matrix_by_candidate():
-    """S[i, j] = 100 i + j, so the score of left i and candidate j is 100 i + its column."""
+def test_scores_are_read_out_of_the_matrix_by_candidate(monkeypatch):
+    """S[i, j] = 100 i + j, so log-probabilities differ as the candidates' columns do, and sum to 1 as probabilities."""
+    monkeypatch.setattr(submission, "calibration_folds", lambda train: [])
     dataset = fake_dataset()
     S = 100 * np.arange(3)[:, None] + np.arange(25)
     scores = submission.candidate_scores(dataset, Method("fake", lambda train, left, right: S))
-    np.testing.assert_array_equal(scores, 100 * np.arange(3)[:, None] + dataset.test.candidates)
+    columns = dataset.test.candidates
+    np.testing.assert_allclose(scores.sum(axis=1), 1)
+    np.testing.assert_allclose(np.log(scores / scores[:, :1]), columns - columns[:, :1], atol=1e-9)
+
+
+def test_submission_is_calibrated():
+    """Planted scores with a true temperature of 1, ten times too large: the mean confidence is still the accuracy."""
+    dataset = load_dataset(project_root() / "data" / "sample")
+
+    def score(train, left, right):
+        match = dataset.test.match if len(left) == len(dataset.test.left) else np.arange(len(left))
+        S = 1.5 * np.random.default_rng(len(left)).standard_normal((len(left), len(right)))
+        S[np.arange(len(left)), match] += 1.5**2
+        return 10 * S
+
+    chance = submission.candidate_scores(dataset, Method("planted", score))
+    truth = (dataset.test.candidates == dataset.test.match[:, None]).argmax(axis=1)
+    assert chance.max(axis=1).mean() == pytest.approx((chance.argmax(axis=1) == truth).mean(), abs=0.15)
 
 
 def test_written_file_has_the_rows_in_order(tmp_path):

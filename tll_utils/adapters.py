@@ -16,10 +16,12 @@ from tll_utils.dataset import N_CANDIDATES, Images, Pairs
 from tll_utils.evaluation import expected_topk
 from tll_utils.runtime import set_seed
 from tll_utils.siamese import ScaledCosine, info_nce
+from tll_utils.similarity import hub_corrected
 
 layers, ops = keras.layers, keras.ops
 
 MARGIN = 0.2  # of cosines, for triplet loss; 0.2 is FaceNet's (Schroff et al. 2015, section 3.1)
+HUB_NEIGHBOURS = 30
 FAR = 1.4  # Euclidean distance contrastive loss asks of foils; √2 is that of unit vectors at right angles
 
 
@@ -264,11 +266,12 @@ def best_head(heads: Sequence[Head], left: np.ndarray, right: np.ndarray, *, see
     return max(heads, key=held_out_top2)
 
 
-def adapter(*blocks: Block, heads: Sequence[Head] = (Head(),), seeds: int = 3) -> Callable:
+def adapter(*blocks: Block, heads: Sequence[Head] = (Head(),), seeds: int = 3, hub_weight: float = 0.0) -> Callable:
     """Method score(train, left, right) → S: the mean logits of a head learned from `seeds` seeds.
 
     Of several heads the best on held-out training pairs, see `best_head`. Where a block has mirrored features,
-    they double the training pairs, and a score is the mean of both views.
+    they double the training pairs, and a score is the mean of both views. hub_weight: rights that are near to many
+    training lefts lose so much, see `similarity.hub_corrected`.
     """
     is_mirrored = any(block.mirrored for block in blocks)
 
@@ -277,7 +280,13 @@ def adapter(*blocks: Block, heads: Sequence[Head] = (Head(),), seeds: int = 3) -
         mirrored, views = (rest[2:4], [rest[:2], rest[4:]]) if is_mirrored else (None, [rest])
         head = best_head(heads, train_left, train_right) if len(heads) > 1 else heads[0]
         models = [learn(head, train_left, train_right, seed=seed, mirrored=mirrored) for seed in range(seeds)]
-        return np.mean([_logits(model, *view) for model in models for view in views], axis=0)
+        S = np.mean([_logits(model, *view) for model in models for view in views], axis=0)
+        if not hub_weight:
+            return S
+        known = [train_left, *(mirrored or ())][: len(views)]
+        seen = zip(known, (view[1] for view in views), strict=True)
+        bank = np.mean([_logits(model, *view) for view in seen for model in models], axis=0)
+        return hub_corrected(S, bank, k=min(HUB_NEIGHBOURS, len(train)), weight=hub_weight)
 
     return score
 

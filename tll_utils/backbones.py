@@ -295,11 +295,16 @@ class Backbone:
     def pooled_model(self, taps: Sequence[str], pools: Sequence[str], *, size: tuple[int, int]) -> keras.Model:
         """Model from images (n, *size, 3) in [0, 255] to {"<tap>_<pool>": (n, d)}, all from one pass.
 
-        pools: "average", "max" or "grid<rows>x<columns>". Raises ValueError for an unknown tap or pool.
+        pools: "average", "max", "grid<rows>x<columns>", or "map", the whole map flattened. Raises ValueError for an
+        unknown tap or pool.
         """
         image = keras.Input((*size, 3), name="image")
         maps = _maps(self, tuple(taps))(image)
-        return keras.Model(image, {f"{tap}_{pool}": _pooled(maps[tap], pool) for tap in taps for pool in pools})
+        return keras.Model(image, {f"{tap}_{pool}": pooled(maps[tap], pool) for tap in taps for pool in pools})
+
+    def map_shape(self, tap: str) -> tuple[int, int, int]:
+        """Height, width and channels of a tap's map for images of `self.size`."""
+        return _maps(self, (tap,))(keras.Input((*self.size, 3)))[tap].shape[1:]
 
     def extractor(
         self,
@@ -370,13 +375,21 @@ def fit(image: np.ndarray, size: tuple[int, int], *, keep_aspect: bool = False) 
     return canvas
 
 
-def trainable_maps(network: Backbone) -> keras.Model:
-    """Model from images in [0, 255] to the last map, with weights of its own that can be trained."""
+def trainable_part(network: Backbone, start: str | None = None) -> keras.Model:
+    """Model from the map at a tap, or from images in [0, 255], to the last map; its weights are its own, to be trained.
+
+    Raises ValueError for an unknown tap.
+    """
+    if start is not None and start not in network.taps:
+        raise ValueError(f"{network.name} has no tap {start!r}; known: {', '.join(network.taps)}")
     if isinstance(network.source, int):
-        return feature_model(network.source)
+        model = feature_model(network.source)
+        return model if start is None else keras.Model(model.get_layer(start).output, model.output)
     preset = presets.load_preset(network.source)  # not the shared one, whose weights must stay
     preset.network.trainable = True
-    return _with_preprocessing(preset, preset.taps["last_pool"])
+    if start is None:
+        return _with_preprocessing(preset, preset.taps["last_pool"])
+    return keras.Model(preset.taps[start], preset.taps["last_pool"])
 
 
 def _maps(network: Backbone, taps: tuple[str, ...]) -> keras.Model:
@@ -403,15 +416,17 @@ def _forward(network: Backbone, taps: tuple, pools: tuple, size: tuple, precisio
     return compile_forward(network.pooled_model(taps, pools, size=size), precision=precision)
 
 
-def _pooled(features: keras.KerasTensor, pool: str) -> keras.KerasTensor:
-    """`average_pool`, `max_pool` or `grid_pool` as part of the network, which then gives back little."""
+def pooled(features: keras.KerasTensor, pool: str) -> keras.KerasTensor:
+    """`average_pool`, `max_pool` or `grid_pool` as part of the network, which then gives back little; or the "map"."""
     _, height, width, channels = features.shape
+    if pool == "map":
+        return ops.reshape(features, (-1, height * width * channels))
     if pool == "max":
         return ops.max(features, axis=(1, 2))
     if pool == "average":
         return ops.mean(features, axis=(1, 2))
     if not (grid := re.fullmatch(r"grid([1-9]\d*)x([1-9]\d*)", pool)):
-        raise ValueError(f"pool {pool!r} is not known; use average, max or grid<rows>x<columns>")
+        raise ValueError(f"pool {pool!r} is not known; use average, max, map or grid<rows>x<columns>")
     rows, columns = map(int, grid.groups())
     weights = np.kron(_windows(height, rows), _windows(width, columns))
     cells = ops.matmul(weights[None], ops.reshape(features, (-1, height * width, channels)))

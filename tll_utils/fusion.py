@@ -51,20 +51,24 @@ def gated_sum(
     return weighted_sum([base, np.where(gate, np.nan_to_num(extra) + offset, 0)], [1, weight])
 
 
-# ---------------------------------------------------------------------------------------------- the report's
+# --------------------------------------------------------------------------------------------- fixed weights
 
 
-def report_sum(base: Score, face: Score, *, face_weight: float = REPORT_FACE_WEIGHT) -> Score:
-    """The report's fusion: 0.66 of the face similarity and 0.34 of the image similarity, both as they are."""
+def fixed(members: Sequence[Score], weights: Sequence[float]) -> Score:
+    """Sum of score functions with weights that are given, their scores as they are."""
 
     def score(train: Pairs, left: Images, right: Images) -> np.ndarray:
-        matrices = [member(train, left, right) for member in (base, face)]
-        return weighted_sum(matrices, [1 - face_weight, face_weight])
+        return weighted_sum([member(train, left, right) for member in members], weights)
 
     return score
 
 
-# ------------------------------------------------------------------------------------------------------ ours
+def report_sum(base: Score, face: Score, *, face_weight: float = REPORT_FACE_WEIGHT) -> Score:
+    """The report's fusion: 0.66 of the face similarity and 0.34 of the image similarity, both as they are."""
+    return fixed([base, face], [1 - face_weight, face_weight])
+
+
+# ------------------------------------------------------------------------------------------- learned weights
 
 
 @dataclass(frozen=True)
@@ -95,23 +99,31 @@ class Gated:
 
 
 Member = Score | Gated
+Groups = Callable[[Pairs, Images], np.ndarray]  # training pairs, left images → group of every left, (n,) int
 
 
-def learned(*members: Member) -> Score:
+def learned(*members: Member, groups: Groups | None = None) -> Score:
     """Weighted sum of members whose weights are learned on the training pairs; see `fit_weights`.
 
     Members are standardised by their training scores, so the score of a pair depends on these two images and
     the training pairs alone. With fewer than 20 training pairs all weights are one, the constants of gated
-    members zero.
+    members zero. With `groups` it is a mixture: every group of lefts adds weights of its own to the common ones.
     """
 
     def score(train: Pairs, left: Images, right: Images) -> np.ndarray:
         training = _columns(members, train, train.left, train.right)
         scales = [_scale(column) for column in training]
-        weights = fit_weights([column.values(scale) for column, scale in zip(training, scales, strict=True)],
-                              plain=[column.plain for column in training])  # fmt: skip
-        columns = _columns(members, train, left, right)
-        return weighted_sum([column.values(scale) for column, scale in zip(columns, scales, strict=True)], weights)
+        labels = [groups(train, images) for images in (train.left, left)] if groups else [None, None]
+        names = np.unique(labels[0]) if groups else []
+
+        def matrices(columns: list[_Column], label: np.ndarray | None) -> list[np.ndarray]:
+            common = [column.values(scale) for column, scale in zip(columns, scales, strict=True)]
+            own = [np.where((label == name)[:, None], S, np.float32(0)) for name in names for S in common]
+            return common + own
+
+        plain = [column.plain for column in training] + [False] * len(training) * len(names)
+        weights = fit_weights(matrices(training, labels[0]), plain=plain)
+        return weighted_sum(matrices(_columns(members, train, left, right), labels[1]), weights)
 
     return score
 

@@ -23,7 +23,7 @@ import pandas as pd
 from scipy.optimize import minimize_scalar
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import johnson, min_weight_full_bipartite_matching
-from scipy.special import log_softmax, logsumexp
+from scipy.special import log_softmax, logsumexp, softmax
 
 from tll_utils.dataset import N_CANDIDATES, Pairs, Queries
 from tll_utils.evaluation import per_left
@@ -174,17 +174,27 @@ def out_of_fold(score: Callable, pairs: Pairs, folds: Iterable[Rows]) -> list[np
 def decode_queries(
     score: Callable, train: Pairs, queries: Queries, folds: Iterable[Rows], decode: Decoder = belief_propagation
 ) -> np.ndarray:
-    """Scores (n_left, c) of all candidates of a test set, decoded together: what a submission holds.
+    """Log-odds (n_left, c) of all candidates of a test set, decoded together: a one-to-one submission.
 
     The temperature is calibrated on the out-of-fold scores of the training pairs.
     """
-    temperature = calibrated_temperature(out_of_fold(score, train, folds))
+    logits = _calibrated_logits(score, train, queries, folds)
+    return decode(logits, queries.candidates, n_right=len(queries.right))
+
+
+def candidate_probabilities(score: Callable, train: Pairs, queries: Queries, folds: Iterable[Rows]) -> np.ndarray:
+    """Chance (n_left, c) of each candidate to be the truth, each query by itself; rows sum to 1.
+
+    The softmax of the scores, its temperature as for `decode_queries`; without folds it is 1.
+    """
+    return softmax(_calibrated_logits(score, train, queries, folds), axis=1)
+
+
+def _calibrated_logits(score: Callable, train: Pairs, queries: Queries, folds: Iterable[Rows]) -> np.ndarray:
+    blocks = out_of_fold(score, train, folds)
+    temperature = calibrated_temperature(blocks) if blocks else 1.0
     S = score(train, queries.left, queries.right)
-    return decode(
-        np.take_along_axis(S, queries.candidates, axis=1) / temperature,
-        queries.candidates,
-        n_right=len(queries.right),
-    )
+    return np.take_along_axis(np.asarray(S, float), queries.candidates, axis=1) / temperature
 
 
 def solved_one_to_one(

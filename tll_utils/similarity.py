@@ -82,6 +82,20 @@ def csls(S: np.ndarray, *, k: int = 10) -> np.ndarray:
     return 2 * S - _mean_of_best(S, k)[:, None] - _mean_of_best(S.T, k)
 
 
+def hub_corrected(S: np.ndarray, bank: np.ndarray, *, k: int = 30, weight: float = 0.5) -> np.ndarray:
+    """S[i, j] − weight · (mean of the k best scores of right j with the bank), (n_left, n_right) float32.
+
+    bank (n_bank, n_right): scores of known lefts, those of the training pairs, with the same rights. As in `csls`
+    rights that are near to everything lose; but the neighbours are fixed, so S[i] depends on left i and its
+    candidates alone, and the result stays inductive. Raises ValueError on a score that is not finite, matrices of
+    different rights, or fewer than k known lefts.
+    """
+    S, bank = _checked(S, bank, names=("S", "bank"))
+    if not 1 <= k <= len(bank):
+        raise ValueError(f"k={k} nearest of {len(bank)} known lefts cannot be had: pass k from 1 to {len(bank)}")
+    return S - np.float32(weight) * _mean_of_best(bank.T, k)
+
+
 def standardise(S: np.ndarray) -> np.ndarray:
     """S with mean 0 and standard deviation 1 over the whole matrix, float32, so that matrices can be summed.
 

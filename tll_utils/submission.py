@@ -9,25 +9,30 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from tll_utils.dataset import Dataset, load_dataset
+from tll_utils.dataset import N_CANDIDATES, Dataset, Pairs, load_dataset
 from tll_utils.evaluation import topk_accuracy
-from tll_utils.experiments import folds_of
-from tll_utils.matching import decode_queries
+from tll_utils.experiments import N_SPLITS, folds_of
+from tll_utils.matching import candidate_probabilities, decode_queries
 from tll_utils.methods import DEFAULT_METHOD, METHODS, Method, get_method
 from tll_utils.runtime import project_root, whole_file
+
+MIN_CALIBRATION = N_CANDIDATES + 2  # pairs a fold: grouped folds differ in size
 
 
 def candidate_scores(dataset: Dataset, method: Method) -> np.ndarray:
     """Scores (n_left, 20) of the test candidates, learned from the data set's training pairs.
 
-    Every image is encoded once: the whole matrix S is scored and the candidates are read out of it. A
-    one-to-one method decodes all rows together, see `matching.decode_queries`.
+    Every image is encoded once: the whole matrix S is scored and the candidates are read out of it. They are
+    probabilities, `matching.candidate_probabilities`; a one-to-one method decodes all rows together and gives
+    log-odds, `matching.decode_queries`. Both are calibrated on a fold of the training pairs.
     """
-    test = dataset.test
-    if method.one_to_one:
-        return decode_queries(method.score, dataset.train, test, folds_of(dataset.train))
-    scores = method.score(dataset.train, test.left, test.right)
-    return np.take_along_axis(scores, test.candidates, axis=1)
+    answer = decode_queries if method.one_to_one else candidate_probabilities
+    return answer(method.score, dataset.train, dataset.test, calibration_folds(dataset.train))
+
+
+def calibration_folds(train: Pairs) -> list:
+    """One fold, whose 300 pairs of TLL's say enough about the temperature; none where it holds no candidate list."""
+    return folds_of(train)[:1] if len(train) >= MIN_CALIBRATION * N_SPLITS else []
 
 
 def write_submission(dataset: Dataset, scores: np.ndarray, path: Path) -> None:
