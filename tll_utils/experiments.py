@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import pandas as pd
 
 from tll_utils import matching
@@ -15,7 +14,17 @@ from tll_utils.dataset import Dataset, DatasetError, Pairs, load_dataset
 from tll_utils.evaluation import cross_validate
 from tll_utils.faces import found_table
 from tll_utils.folds import grouped_folds, near_duplicate_groups
-from tll_utils.methods import ADAPTERS, FACE_FUSION, PRETRAINED, SHORTCUTS, Method, get_method
+from tll_utils.methods import (
+    ADAPTERS,
+    FACE_FUSION,
+    FINE_TUNING,
+    PRETRAINED,
+    SHORTCUTS,
+    SUB_CATEGORIES,
+    Method,
+    get_method,
+    sub_category,
+)
 from tll_utils.pairs import pair_table, write_pair_table
 from tll_utils.results import EXPERIMENT_NAMES, method_row, record, results_dir, update_readme
 from tll_utils.runtime import project_root, whole_file
@@ -27,10 +36,11 @@ EXPERIMENTS = {  # those that are cross-validated
     "shortcuts": SHORTCUTS,
     "pretrained": PRETRAINED,
     "face_fusion": FACE_FUSION,
+    "sub_categories": SUB_CATEGORIES,
     "adapters": ADAPTERS,
+    "fine_tuning": FINE_TUNING,
 }
 DECODED = ("best", "best_border_neutral")
-_kept: dict[tuple[str, str], list[np.ndarray]] = {}
 ALONE = "each query by itself"
 DECODERS = {  # how the queries of a test set are answered, and what that is called in the results
     ALONE: (lambda scores, candidates, *, n_right: scores, "inductive"),
@@ -48,19 +58,8 @@ def folds_of(pairs: Pairs) -> list:
 
 def measure(method: Method, pairs: Pairs, folds: list) -> pd.DataFrame:
     """Table of `evaluation.cross_validate` for a method: every pair scored once, by a fit without it."""
-    blocks = iter(held_out_scores(method, pairs, folds))
+    blocks = iter(matching.out_of_fold(method.score, pairs, folds))
     return cross_validate(lambda train_rows, test_rows: next(blocks), folds)
-
-
-def held_out_scores(method: Method, pairs: Pairs, folds: list) -> list[np.ndarray]:
-    """S of every fold's test pairs by a fit without them; of the best methods kept, since matching decodes them."""
-    key = method.title, pairs.left.fingerprint
-    if key not in _kept:
-        blocks = matching.out_of_fold(method.score, pairs, folds)
-        if method.title not in {get_method(name).title for name in DECODED}:
-            return blocks
-        _kept[key] = blocks
-    return _kept[key]
 
 
 def run_methods(
@@ -106,12 +105,12 @@ def record_matching(experiment: str, dataset: Dataset) -> None:
     rows, per_left = [], {}
     for name, decoders in zip(DECODED, (tuple(DECODERS), (ALONE, "belief propagation")), strict=True):
         method, started = get_method(name), time.perf_counter()
-        blocks = held_out_scores(method, pairs, folds)
+        blocks = matching.out_of_fold(method.score, pairs, folds)
         scored = time.perf_counter() - started
         for decoder in decoders:
             decode, task = DECODERS[decoder]
             started = time.perf_counter()
-            title = f"best adapter, {decoder}{', borders cropped' * method.border_neutral}"
+            title = f"best, {decoder}{', borders cropped' * method.border_neutral}"
             table = matching.cross_validate_one_to_one(blocks, folds, decode)
             rows.append(
                 method_row(
@@ -136,7 +135,20 @@ def record_face_fusion(experiment: str, dataset: Dataset) -> None:
         found_table(dataset.train).to_csv(partial, index=False)
 
 
-RECORDERS = {"matching": record_matching, "face_fusion": record_face_fusion}
+def record_sub_categories(experiment: str, dataset: Dataset) -> None:
+    """As `record_experiment`; and the group of every left image, into `sub_categories_groups.csv`."""
+    record_experiment(experiment, dataset)
+    lefts = dataset.train.left
+    groups = [f"{'ABC'[group // 2]}, {('no face', 'face')[group % 2]}" for group in sub_category(dataset.train, lefts)]
+    with whole_file(results_dir() / f"{experiment}_groups.csv") as partial:
+        pd.DataFrame({"left": lefts.ids, "group": groups}).to_csv(partial, index=False)
+
+
+RECORDERS = {
+    "matching": record_matching,
+    "face_fusion": record_face_fusion,
+    "sub_categories": record_sub_categories,
+}
 
 
 def _show(rows: list[dict]) -> None:
@@ -159,7 +171,8 @@ def main() -> None:
     cache = project_root() / "build" / "reproduce"
     os.environ["TLL_CACHE"] = str(cache)
     for experiment in experiments:
-        recorder = record_experiment if experiment in EXPERIMENTS else RECORDERS.get(experiment, record_trainings)
+        usual = record_experiment if experiment in EXPERIMENTS else record_trainings
+        recorder = RECORDERS.get(experiment, usual)
         recorder(experiment, dataset)
     shutil.rmtree(cache, ignore_errors=True)
     record_pair_table(dataset)

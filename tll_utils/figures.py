@@ -26,8 +26,8 @@ def pair_table() -> Drawing:
     return fig, table
 
 
-def _recorded_bars(experiment: str, **reference: float) -> Drawing:
-    methods = load_results(experiment)["methods"]
+def _recorded_bars(*experiments: str, **reference: float) -> Drawing:
+    methods = [method for experiment in experiments for method in load_results(experiment)["methods"]]
     table = pd.DataFrame(
         {
             "method": [method["name"] for method in methods],
@@ -95,6 +95,11 @@ def siamese_vgg16() -> Drawing:
     return _curves("siamese_vgg16")
 
 
+def siamese_infonce() -> Drawing:
+    """The same for InfoNCE, whose logits are no probabilities: loss and top-2."""
+    return _curves("siamese_infonce")
+
+
 def pretrained() -> Drawing:
     """The embedded pretrained networks beside the report's best number."""
     return _recorded_bars("pretrained", **{"report's best": 0.505})
@@ -102,12 +107,12 @@ def pretrained() -> Drawing:
 
 def face_fusion() -> Drawing:
     """The report's face recipe beside faces that are detected and gated."""
-    return _recorded_bars("face_fusion", **{"report's best": 0.505})
+    return _recorded_bars("face_fusion", "sub_categories", **{"report's best": 0.505})
 
 
 def adapters() -> Drawing:
     """What each ingredient of the best inductive method is worth."""
-    return _recorded_bars("adapters", **{"report's best": 0.505, "best public claim": 0.83})
+    return _recorded_bars("adapters", "fine_tuning", **{"report's best": 0.505, "best public claim": 0.83})
 
 
 def matching() -> Drawing:
@@ -145,9 +150,10 @@ FIGURES: dict[str, tuple[Callable[[], Drawing], tuple[str, ...]]] = {
     "model_summary": (model_summary, ()),
     "siamese_resnet18": (siamese_resnet18, ("siamese_resnet18_history.csv",)),
     "siamese_vgg16": (siamese_vgg16, ("siamese_vgg16_history.csv",)),
+    "siamese_infonce": (siamese_infonce, ("siamese_infonce_history.csv",)),
     "pretrained": (pretrained, ("pretrained.json",)),
-    "face_fusion": (face_fusion, ("face_fusion.json",)),
-    "adapters": (adapters, ("adapters.json",)),
+    "face_fusion": (face_fusion, ("face_fusion.json", "sub_categories.json")),
+    "adapters": (adapters, ("adapters.json", "fine_tuning.json")),
     "matching": (matching, ("matching.json",)),
     "results": (results, ("published.csv", *(f"{name}.json" for name in EXPERIMENT_NAMES))),
 }

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from sklearn.cluster import KMeans
 
 from tll_utils import descriptors, faces
 from tll_utils.adapters import Block, Head, adapter
@@ -18,7 +19,8 @@ from tll_utils.backbones import backbone, lite_extractor
 from tll_utils.dataset import N_CANDIDATES, Images, Pairs
 from tll_utils.embedding import Extractor, embed
 from tll_utils.evaluation import expected_topk
-from tll_utils.fusion import Gated, learned, report_sum
+from tll_utils.fine_tuning import Tuning, fine_tuned
+from tll_utils.fusion import Gated, fixed, learned, report_sum
 from tll_utils.similarity import centre, cosine_similarity, l1_similarity, root_normalise, standardise
 
 Score = Callable[[Pairs, Images, Images], np.ndarray]
@@ -153,8 +155,42 @@ def _tap_block(variant: int, tap: str, border_neutral: bool) -> Block:
     return Block(of, 256, mirrored=mirrored)
 
 
+def remembered(score: Score) -> Score:
+    """The same score function, its results kept: what several methods of an experiment sum up is computed once."""
+    kept: dict[tuple, np.ndarray] = {}
+
+    def recalled(train: Pairs, left: Images, right: Images) -> np.ndarray:
+        sides = (train.left, train.right, left, right)
+        key = tuple((images.fingerprint, images.rows.tobytes()) for images in sides)
+        if key not in kept:
+            kept[key] = score(train, left, right)
+        return kept[key]
+
+    return recalled
+
+
+def sub_category(train: Pairs, left: Images) -> np.ndarray:
+    """Group of every left image, (n,) int: one of three clusters of the training lefts' embeddings, face or no face."""
+    clusters = KMeans(3, n_init=10, random_state=0).fit(AVERAGE(train.left)).predict(AVERAGE(left))
+    return 2 * clusters + faces.face_found()(left)[:, 0].astype(int)
+
+
 HEAD = Head(learning_rate=1e-3, batch_size=640)
-BEST = ("head", "stage5", "hog", "faces")
+INPUTS = ("head", "stage5", "hog", "faces")
+HUB_WEIGHT = 0.5
+TUNING = Tuning("efficientnet_lite0", frozen_to="stage5", new_layer_rate=4)
+TUNED_WEIGHT = 3.3  # of its cosines beside the adapter's logits
+
+
+def best_members(*, border_neutral: bool = False) -> tuple[Score, Score]:
+    """The adapter on all inputs with hubs taken down, and the fine-tuned Lite0."""
+    head = adapter(*blocks(*INPUTS, border_neutral=border_neutral), heads=(HEAD,), hub_weight=HUB_WEIGHT)
+    return remembered(head), remembered(fine_tuned(TUNING, border_neutral=border_neutral))
+
+
+def best(members: tuple[Score, Score]) -> Score:
+    """Their sum."""
+    return remembered(fixed(members, [1, TUNED_WEIGHT]))
 
 
 def cielab_and_texture() -> tuple[Score, ...]:
@@ -170,6 +206,7 @@ CHOSEN = "3×2 grid; normalisation (none or root) chosen in the training folds"
 CHOSEN_TAP = "4×3 grids; normalisation (none or root) chosen in the training folds"
 LEARNED = "weights learned in the training folds"
 ADAPTER = "linear InfoNCE head on frozen features, 3 seeds, mirrored views"
+TUNED = "frozen up to stage 5, batch norm fixed, InfoNCE, 5 epochs, mirrored views"
 SHORTCUTS = ("border_geometry", "file_size", "lab_histogram", "tiny_image", "hog")
 PRETRAINED = (
     "lite0_average", "lite0_max", "lite0_grid", "lite0", "lite1", "lite2", "lite_pair", "lite_sum",
@@ -180,8 +217,15 @@ FACE_FUSION = (
     "lite0_as_is", "whole_image_face", "report_fusion", "face_gated", "classic_fusion", "fusion_without_faces",
     "fusion",
 )  # fmt: skip
-ADAPTERS = ("best", "adapter_taps", "best_border_neutral")
+ADAPTERS = (  # each with one ingredient more
+    "adapter_head", "adapter_taps", "adapter_hog", "adapter_faces", "adapter_hubs", "best", "best_border_neutral",
+)  # fmt: skip
+FINE_TUNING = ("adapter_lite0", "tuned_lite0")
+SUB_CATEGORIES = ("mixture",)
 DEFAULT_METHOD = "best"
+
+MEMBERS = best_members()
+BEST = best(MEMBERS)
 
 METHODS: dict[str, Method] = {
     "border_geometry": Method(
@@ -243,6 +287,17 @@ METHODS: dict[str, Method] = {
         learned(*lite_taps(), *cielab_and_texture(), Gated(faces.face_features())),
         notes=LEARNED,
     ),
+    "mixture": Method(
+        "all Lite taps + colour + HOG + LBP + detected faces, weights by sub-category",
+        learned(*lite_taps(), *cielab_and_texture(), Gated(faces.face_features()), groups=sub_category),
+        notes="weights learned in the training folds; six groups: cluster of the left image, face or not",
+    ),
+    "adapter_lite0": Method(
+        "adapter: head and stage 5 of Lite0 alone",
+        adapter(*blocks("head", "stage5", variants=(0,)), heads=(HEAD,)),
+        notes=ADAPTER,
+    ),
+    "tuned_lite0": Method("Lite0, late layers fine-tuned", MEMBERS[1], notes=TUNED),
     "adapter_head": Method("adapter: heads of Lite0 + 1 + 2", adapter(*blocks("head"), heads=(HEAD,)), notes=ADAPTER),
     "adapter_taps": Method(
         "adapter: heads and stage 5 of Lite0 + 1 + 2", adapter(*blocks("head", "stage5"), heads=(HEAD,)), notes=ADAPTER
@@ -250,20 +305,19 @@ METHODS: dict[str, Method] = {
     "adapter_hog": Method(
         "adapter: heads, stage 5, HOG", adapter(*blocks("head", "stage5", "hog"), heads=(HEAD,)), notes=ADAPTER
     ),
-    "best": Method(
-        "adapter: heads, stage 5, HOG, detected faces (best)", adapter(*blocks(*BEST), heads=(HEAD,)), notes=ADAPTER
+    "adapter_faces": Method(
+        "adapter: heads, stage 5, HOG, detected faces", adapter(*blocks(*INPUTS), heads=(HEAD,)), notes=ADAPTER
     ),
-    "adapter_lite0": Method(
-        "best with Lite0 alone", adapter(*blocks(*BEST, variants=(0,)), heads=(HEAD,)), notes=ADAPTER
-    ),
+    "adapter_hubs": Method("adapter: heads, stage 5, HOG, detected faces, hubs taken down", MEMBERS[0], notes=ADAPTER),
+    "best": Method("adapter, hubs taken down + fine-tuned Lite0 (best)", BEST, notes=f"{ADAPTER}; Lite0 {TUNED}"),
     "best-one-to-one": Method(
-        "best, one-to-one", adapter(*blocks(*BEST), heads=(HEAD,)), notes=ADAPTER, one_to_one=True
+        "best, one-to-one", BEST, notes=f"{ADAPTER}; Lite0 {TUNED}; decoded together", one_to_one=True
     ),
     "best_border_neutral": Method(
         "best, borders cropped",
-        adapter(*blocks(*BEST, border_neutral=True), heads=(HEAD,)),
+        best(best_members(border_neutral=True)),
         border_neutral=True,
-        notes=ADAPTER,
+        notes=f"{ADAPTER}; Lite0 {TUNED}",
     ),
 }
 

@@ -64,6 +64,8 @@ TRAININGS: dict[str, tuple[Training, ...]] = {
         Training("resnet18_difference", HALF),
         Training("resnet18_absolute", HALF),
         Training("resnet18_absolute_2x2", HALF),
+    ),
+    "siamese_infonce": (
         Training("resnet18_infonce", HALF, epochs=60, batch_size=64),
         Training("resnet18_infonce", HALF, epochs=60, batch_size=64, border_neutral=True),
     ),
