@@ -79,14 +79,19 @@ def encoder(tuning: Tuning) -> keras.Model:
     """
     network = backbone(tuning.backbone)
     part = trainable_part(network, tuning.frozen_to)
-    for layer in part._flatten_layers(include_self=False):
-        if isinstance(layer, layers.BatchNormalization):
-            layer.trainable = False
+    for layer in _batch_norms(part):
+        layer.trainable = False
     maps = keras.Input(_input_shape(network, tuning.frozen_to), name="maps")
     x = layers.Dropout(tuning.dropout)(pooled(part(maps), tuning.pool))
     start = keras.initializers.VarianceScaling(1 / tuning.new_layer_rate**2, "fan_avg", "uniform")
     x = layers.Dense(tuning.width, use_bias=False, kernel_initializer=start, name="new_last")(x)
     return keras.Model(maps, layers.UnitNormalization()(x), name="encoder")
+
+
+def _batch_norms(model: keras.Model) -> list[keras.layers.Layer]:
+    nested = [_batch_norms(layer) for layer in model.layers if isinstance(layer, keras.Model)]
+    own = [layer for layer in model.layers if isinstance(layer, layers.BatchNormalization)]
+    return sum(nested, own)
 
 
 def _input_shape(network: Backbone, tap: str | None) -> tuple[int, ...]:
