@@ -138,7 +138,7 @@ def results() -> Drawing:
     fig, ax = plt.subplots(figsize=(11, 1.2 + 0.28 * len(table)), layout="constrained")
     accuracy_bars(ax, table)
     kinds = {"measured here, cross-validated": OURS, "published, on the challenge's test set": REPORT}
-    ax.legend(handles=[Patch(color=color, label=label) for label, color in kinds.items()], loc="center right")
+    ax.legend(handles=[Patch(color=color, label=label) for label, color in kinds.items()], loc="lower right")
     return fig, table
 
 
