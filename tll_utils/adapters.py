@@ -16,12 +16,11 @@ from tll_utils.dataset import N_CANDIDATES, Images, Pairs
 from tll_utils.evaluation import expected_topk
 from tll_utils.runtime import set_seed
 from tll_utils.siamese import ScaledCosine, info_nce
-from tll_utils.similarity import hub_corrected
+from tll_utils.similarity import HUB_NEIGHBOURS, hub_corrected
 
 layers, ops = keras.layers, keras.ops
 
 MARGIN = 0.2  # of cosines, for triplet loss; 0.2 is FaceNet's (Schroff et al. 2015, section 3.1)
-HUB_NEIGHBOURS = 30
 FAR = 1.4  # Euclidean distance contrastive loss asks of foils; √2 is that of unit vectors at right angles
 
 
@@ -283,9 +282,9 @@ def adapter(*blocks: Block, heads: Sequence[Head] = (Head(),), seeds: int = 3, h
         S = np.mean([_logits(model, *view) for model in models for view in views], axis=0)
         if not hub_weight:
             return S
-        known = [train_left, *(mirrored or ())][: len(views)]
-        seen = zip(known, (view[1] for view in views), strict=True)
-        bank = np.mean([_logits(model, *view) for view in seen for model in models], axis=0)
+        known = [train_left, mirrored[0]] if is_mirrored else [train_left]
+        seen = [(lefts, rights) for lefts, (_, rights) in zip(known, views, strict=True)]
+        bank = np.mean([_logits(model, *view) for model in models for view in seen], axis=0)
         return hub_corrected(S, bank, k=min(HUB_NEIGHBOURS, len(train)), weight=hub_weight)
 
     return score

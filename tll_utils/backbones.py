@@ -304,7 +304,7 @@ class Backbone:
 
     def map_shape(self, tap: str) -> tuple[int, int, int]:
         """Height, width and channels of a tap's map for images of `self.size`."""
-        return _maps(self, (tap,))(keras.Input((*self.size, 3)))[tap].shape[1:]
+        return _map_shape(self, tap)
 
     def extractor(
         self,
@@ -404,6 +404,11 @@ def _with_preprocessing(preset: presets.Preset, outputs) -> keras.Model:
     image = keras.Input((*(preset.size or (None, None)), 3), name="image")
     inner = keras.Model(preset.network.inputs[0], outputs)
     return keras.Model(image, inner(layers.Rescaling(preset.scale, preset.offset)(image)))
+
+
+@cache
+def _map_shape(network: Backbone, tap: str) -> tuple[int, int, int]:
+    return _maps(network, (tap,))(keras.Input((*network.size, 3)))[tap].shape[1:]
 
 
 @cache

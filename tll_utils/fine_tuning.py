@@ -22,7 +22,7 @@ from tll_utils.dataset import Images, Pairs
 from tll_utils.descriptors import mirrored
 from tll_utils.embedding import embed
 from tll_utils.runtime import progress, set_seed
-from tll_utils.siamese import info_nce
+from tll_utils.siamese import info_nce, warm_cosine
 
 layers, ops = keras.layers, keras.ops
 
@@ -158,10 +158,7 @@ def _trainer(model: keras.Model) -> keras.Model:
 
 
 def _optimizer(tuning: Tuning, n_steps: int) -> keras.optimizers.Optimizer:
-    warmup = max(1, n_steps // 2)
-    schedule = keras.optimizers.schedules.CosineDecay(
-        0.0, max(1, tuning.epochs * n_steps - warmup), warmup_target=tuning.learning_rate, warmup_steps=warmup
-    )
+    schedule = warm_cosine(tuning.learning_rate, tuning.epochs * n_steps, warmup=n_steps // 2)
     optimizer = keras.optimizers.AdamW(schedule, weight_decay=tuning.weight_decay)
     optimizer.exclude_from_weight_decay(var_names=["log_scale", "bias"])
     return optimizer

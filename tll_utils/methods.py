@@ -190,7 +190,7 @@ def best_members(*, border_neutral: bool = False) -> tuple[Score, Score]:
 
 def best(members: tuple[Score, Score]) -> Score:
     """Their sum."""
-    return remembered(fixed(members, [1, TUNED_WEIGHT]))
+    return fixed(members, [1, TUNED_WEIGHT])
 
 
 def cielab_and_texture() -> tuple[Score, ...]:

@@ -535,11 +535,16 @@ def _optimizer(variant: Variant, n_steps: int) -> keras.optimizers.Optimizer:
     """The report's Adam; for InfoNCE AdamW on a cosine schedule (Loshchilov and Hutter 2017) with 5 % warm-up."""
     if variant.head != "infonce":
         return keras.optimizers.Adam(variant.learning_rate)
-    warmup = max(1, n_steps // 20)
-    schedule = keras.optimizers.schedules.CosineDecay(
-        0.0, max(1, n_steps - warmup), warmup_target=variant.learning_rate, warmup_steps=warmup
-    )
+    schedule = warm_cosine(variant.learning_rate, n_steps, warmup=n_steps // 20)
     return keras.optimizers.AdamW(schedule, weight_decay=0.05)
+
+
+def warm_cosine(learning_rate: float, n_steps: int, *, warmup: int) -> keras.optimizers.schedules.CosineDecay:
+    """Schedule that rises in `warmup` steps to the learning rate and falls to 0 as a cosine until step n_steps."""
+    warmup = max(1, warmup)
+    return keras.optimizers.schedules.CosineDecay(
+        0.0, max(1, n_steps - warmup), warmup_target=learning_rate, warmup_steps=warmup
+    )
 
 
 def _train(

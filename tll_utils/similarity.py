@@ -5,6 +5,7 @@ from scipy.spatial.distance import cdist
 from sklearn.metrics.pairwise import euclidean_distances
 
 BLOCK = 256  # left rows compared at a time: SciPy works in float64, which doubles what it is given
+HUB_NEIGHBOURS = 30  # known lefts that say how much of a hub a right is
 
 
 def cosine_similarity(left: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -82,7 +83,7 @@ def csls(S: np.ndarray, *, k: int = 10) -> np.ndarray:
     return 2 * S - _mean_of_best(S, k)[:, None] - _mean_of_best(S.T, k)
 
 
-def hub_corrected(S: np.ndarray, bank: np.ndarray, *, k: int = 30, weight: float = 0.5) -> np.ndarray:
+def hub_corrected(S: np.ndarray, bank: np.ndarray, *, k: int = HUB_NEIGHBOURS, weight: float = 0.5) -> np.ndarray:
     """S[i, j] − weight · (mean of the k best scores of right j with the bank), (n_left, n_right) float32.
 
     bank (n_bank, n_right): scores of known lefts, those of the training pairs, with the same rights. As in `csls`
