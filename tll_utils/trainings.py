@@ -66,6 +66,9 @@ TRAININGS: dict[str, tuple[Training, ...]] = {
         Training("resnet18_absolute_2x2", HALF),
     ),
     "siamese_infonce": (Training("resnet18_infonce", HALF, epochs=60, batch_size=64),),
+    "siamese_infonce_border_neutral": (
+        Training("resnet18_infonce", HALF, epochs=60, batch_size=64, border_neutral=True),
+    ),
     "siamese_vgg16": (
         Training("vgg16_relu_cosine", FIFTH),
         Training("vgg16_relu_cosine_lr005", FIFTH),
