@@ -62,6 +62,26 @@ def test_record_holds_both_scorings_and_the_history(sample, split, tmp_path, mon
     assert results.load_history("siamese").equals(before)
 
 
+def test_folds_hold_out_every_pair_once(sample, tmp_path, monkeypatch):
+    """Cross-validated, every pair is reported on once, by a network that neither learned it nor was chosen on it."""
+    monkeypatch.setattr(trainings, "project_root", lambda: tmp_path)
+    monkeypatch.setattr(results, "results_dir", lambda: tmp_path)
+    training = Training("small_absolute", (32, 26), epochs=1, batch_size=24, n_folds=5)
+    splits = trainings.splits(training, sample.train)
+    assert all(sorted(np.concatenate(split)) == list(range(120)) for split in splits)
+    assert sorted(np.concatenate([split.held_out for split in splits])) == list(range(120))
+
+    monkeypatch.setitem(TRAININGS, "siamese", (training,))
+    trainings.record_trainings("siamese", sample)
+    method = json.loads((tmp_path / "siamese.json").read_text())["methods"][0]
+    assert method["name"] == "small tower, |a−b|, 5 folds" and method["split"].startswith("5 folds")
+    top2 = results.load_per_left("siamese", "top2")
+    assert list(top2.left) == list(sample.train.left.ids)
+    for fold, split in enumerate(splits):
+        assert (top2.fold[split.held_out] == fold).all()
+    assert list(results.load_history("siamese").fold) == [0, 1, 2, 3, 4]
+
+
 def test_mirrored_scores_are_the_mean_of_both_views(sample, split):
     """Averaged over both views a network scores images and their mirror images alike; this one alone does not."""
     size = (32, 26)

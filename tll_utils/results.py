@@ -17,9 +17,9 @@ from tll_utils.runtime import project_root, whole_file
 
 PACKAGES = ("keras", "tensorflow", "numpy", "scipy", "scikit-image", "opencv-python-headless", "pillow")
 EXPERIMENT_NAMES = (  # in the order of the notebooks
-    "shortcuts", "siamese_resnet18", "siamese_vgg16", "siamese_infonce",
-    "siamese_infonce_border_neutral", "pretrained", "face_fusion",
-    "sub_categories", "adapters", "fine_tuning", "matching",
+    "shortcuts", "siamese_resnet18", "siamese_pooling", "siamese_vgg16", "siamese_infonce",
+    "siamese_infonce_border_neutral", "pretrained", "face_fusion", "sub_categories", "adapters", "fine_tuning",
+    "matching",
 )  # fmt: skip
 METHOD_FIELDS = (
     "name", "report_top2", "expected_top2", "interval95", "expected_top1", "task", "border_neutral", "split",
