@@ -41,6 +41,41 @@ def test_an_ordinary_jpeg_keeps_its_pixels():
     assert oddities == []
 
 
+XMP = (
+    b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    b'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="3"/></rdf:RDF></x:xmpmeta>'
+)
+
+
+@pytest.mark.parametrize(
+    "data, direct",
+    [
+        (encoded(picture(0)), True),
+        (encoded(picture(0), progressive=True), True),
+        (encoded(picture(0), subsampling=0), True),
+        (encoded(picture(0), exif=exif({0x0112: 3})), False),
+        (encoded(picture(0), xmp=XMP), False),
+        (encoded(Image.fromarray(picture(0)).convert("L")), False),
+        (encoded(Image.fromarray(picture(0)).resize((245, 200))), False),
+        (encoded(picture(0))[:-900] + b"\xff\xd9", False),
+    ],
+    ids=["plain", "progressive", "4:4:4", "turned", "turned in XMP", "gray", "other size", "cut"],
+)
+def test_the_direct_way_gives_pillows_pixels(data, direct, monkeypatch):
+    """Plain JPEGs never reach Pillow; what needs converting and what is damaged does, and looks as it says."""
+    expected = decode_with_oddities(data, "a.jpg")[0]
+    assert np.array_equal(decode(data, "a.jpg"), expected)
+    monkeypatch.setattr(images, "decode_with_oddities", lambda *_: [None])
+    assert (decode(data, "a.jpg") is not None) == direct
+
+
+def test_damage_in_the_middle_is_refused():
+    data, marker = encoded(picture(0)), b"\xff\xf7"  # one that belongs nowhere
+    middle = len(data) // 2
+    with pytest.raises(ImageError, match="a.jpg: damaged or truncated"):
+        decode(data[:middle] + marker + data[middle + 2 :], "a.jpg")
+
+
 @pytest.mark.parametrize(
     "data, oddities, colour",
     [
