@@ -72,7 +72,7 @@ def test_the_direct_way_gives_pillows_pixels(data, direct, monkeypatch):
 def test_damage_in_the_middle_is_refused():
     data, marker = encoded(picture(0)), b"\xff\xf7"  # one that belongs nowhere
     middle = len(data) // 2
-    with pytest.raises(ImageError, match="a.jpg: damaged or truncated"):
+    with pytest.raises(ImageError, match="damaged or truncated"):
         decode(data[:middle] + marker + data[middle + 2 :], "a.jpg")
 
 

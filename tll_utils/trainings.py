@@ -129,7 +129,7 @@ def record_trainings(experiment: str, dataset: Dataset) -> None:
     for training in TRAININGS[experiment]:
         trained = []
         for fold, split in enumerate(splits(training, dataset.train)):
-            folder = checkpoints() / training.title / f"fold {fold}"
+            folder = checkpoints() / training.title / (f"fold {fold}" * bool(training.n_folds))
             model, history = train(training, dataset.train, split, folder=folder)
             trained.append(Trained(model, history.assign(fold=fold), split.held_out))
         histories[training.title] = pd.concat([run.history for run in trained])
