@@ -91,6 +91,10 @@ def test_training_curves_show_both_parts_and_leave_out_what_is_not_known():
     assert [list(line.get_ydata()) for line in axes[1].lines[:2]] == [[0.9, 0.5], [0.8, 0.7]]
     assert list(axes[2].lines[2].get_xdata()) == [1, 1]  # validation top-2 was best in epoch 1
 
+    _, axes = plt.subplots(1, 2)
+    plots.training_curves(axes, history)
+    assert [ax.get_ylabel() for ax in axes] == ["loss", "expected top-2"]
+
 
 def test_box_diagram_writes_every_text_and_joins_neighbouring_edges():
     """Boxes of width 2 at x = 0 and 4: the arrow runs between their edges, 1 and 3, with a little air."""

@@ -75,13 +75,14 @@ def model_summary() -> Drawing:
     return fig, table
 
 
-def _curves(experiment: str) -> Drawing:
-    history = load_history(experiment)
+def _curves(*experiments: str, columns: int = 3) -> Drawing:
+    history = pd.concat([load_history(experiment) for experiment in experiments], ignore_index=True)
     names = list(history["method"].unique())
-    fig, axes = plt.subplots(len(names), 3, figsize=(9, 2.2 * len(names)), squeeze=False, layout="constrained")
+    size = (3 * columns, 2.2 * len(names))
+    fig, axes = plt.subplots(len(names), columns, figsize=size, squeeze=False, layout="constrained")
     for row, name in zip(axes, names, strict=True):
         training_curves(row, history[history["method"] == name])
-        row[1].set_title(name, fontsize=9)
+        row[-2].set_title(name, fontsize=9)
     return fig, history
 
 
@@ -97,7 +98,7 @@ def siamese_vgg16() -> Drawing:
 
 def siamese_infonce() -> Drawing:
     """The same for InfoNCE, whose logits are no probabilities: loss and top-2."""
-    return _curves("siamese_infonce")
+    return _curves("siamese_infonce", "siamese_infonce_border_neutral", columns=2)
 
 
 def pretrained() -> Drawing:
@@ -150,7 +151,10 @@ FIGURES: dict[str, tuple[Callable[[], Drawing], tuple[str, ...]]] = {
     "model_summary": (model_summary, ()),
     "siamese_resnet18": (siamese_resnet18, ("siamese_resnet18_history.csv",)),
     "siamese_vgg16": (siamese_vgg16, ("siamese_vgg16_history.csv",)),
-    "siamese_infonce": (siamese_infonce, ("siamese_infonce_history.csv",)),
+    "siamese_infonce": (
+        siamese_infonce,
+        ("siamese_infonce_history.csv", "siamese_infonce_border_neutral_history.csv"),
+    ),
     "pretrained": (pretrained, ("pretrained.json",)),
     "face_fusion": (face_fusion, ("face_fusion.json", "sub_categories.json")),
     "adapters": (adapters, ("adapters.json", "fine_tuning.json")),

@@ -124,22 +124,22 @@ def table_picture(ax: Axes, table: pd.DataFrame) -> None:
 def training_curves(axes: Sequence[Axes], history: pd.DataFrame) -> None:
     """Pair accuracy, loss and expected top-2 against the epoch on three axes, training and validation.
 
-    history: the table of `siamese.fit`. The best epoch by validation top-2 is marked; an axis whose column
-    is NaN stays empty.
+    On two axes without the pair accuracy. history: the table of `siamese.fit`. The best epoch by validation top-2
+    is marked; an axis whose column is NaN stays empty.
     """
     best = history["epoch"][history["val_top2"].idxmax()]
     labels = {"pair_accuracy": "pair accuracy", "loss": "loss", "top2": "expected top-2"}
-    for ax, (measure, label) in zip(axes, labels.items(), strict=True):
+    for ax, measure in zip(axes, list(labels)[-len(axes) :], strict=True):
         if history[measure].isna().all():
             ax.set_axis_off()
             continue
         ax.plot(history["epoch"], history[measure], color=OURS, marker=".", label="training")
         ax.plot(history["epoch"], history[f"val_{measure}"], color=REPORT, marker=".", label="validation")
         ax.axvline(best, color="#999", linestyle=":", linewidth=1)
-        ax.set(xlabel="epoch", ylabel=label)
+        ax.set(xlabel="epoch", ylabel=labels[measure])
         ax.spines[["top", "right"]].set_visible(False)
-    axes[2].axhline(CHANCE, color="#777", linestyle="--", linewidth=1)
-    axes[1].legend(frameon=False, fontsize=8)
+    axes[-1].axhline(CHANCE, color="#777", linestyle="--", linewidth=1)
+    axes[-2].legend(frameon=False, fontsize=8)
 
 
 def box_diagram(ax: Axes, boxes: pd.DataFrame, arrows: pd.DataFrame) -> None:
