@@ -18,9 +18,10 @@ import re
 import zipfile
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
@@ -30,13 +31,14 @@ from tll_utils import presets
 from tll_utils.backend import keras
 from tll_utils.dataset import Images
 from tll_utils.embedding import Extractor
-from tll_utils.engines import Forward, compile_forward, precision_name
+from tll_utils.engines import Forward, compile_forward, engine_name, precision_name
 from tll_utils.images import HEIGHT, WIDTH, crop_borders
 from tll_utils.runtime import cache_dir, whole_file
 from tll_utils.torch_file import load_state_dict
 
 layers, ops = keras.layers, keras.ops
 
+COMPILING = Lock()  # threads that need the same network wait for one of them
 CONVERSION = 1  # raise it whenever the converted weights change: cached files of other versions are ignored
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of RGB in [0, 1]
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -331,12 +333,15 @@ class Backbone:
             return fit(image, size, keep_aspect=keep_aspect)
 
         def encode(batch: np.ndarray) -> dict[str, np.ndarray]:
-            return _forward(self, taps, pools, size, precision)(batch)
+            with COMPILING:
+                forward = _forward(self, taps, pools, size, precision)
+            return forward(batch)
 
         how = [f"{size[0]}x{size[1]}", *["whole"] * keep_aspect, *["border-neutral"] * border_neutral]
         # Engines agree in float32, so only bfloat16 has a cache of its own.
         how += [precision] * (precision != "float32")
-        return Extractor(f"{self.name} {' '.join(how)}: {' '.join(taps)} / {' '.join(pools)} @1", load, encode)
+        name = f"{self.name} {' '.join(how)}: {' '.join(taps)} / {' '.join(pools)} @1"
+        return Extractor(name, load, encode, n_encoders=2 if engine_name() == "openvino" else 1)
 
 
 def backbone(name: str) -> Backbone:
@@ -455,4 +460,4 @@ def lite_extractor(variant: int, *, border_neutral: bool = False) -> Extractor:
         return {pool: outputs[f"head_{pool}"] for pool in pools}
 
     neutral = " border-neutral" if border_neutral else ""
-    return Extractor(f"EfficientNet-Lite{variant}{neutral} head v{CONVERSION} @1", whole.load, encode)
+    return replace(whole, name=f"EfficientNet-Lite{variant}{neutral} head v{CONVERSION} @1", encode=encode)

@@ -5,14 +5,11 @@ network, a colour histogram and a file size are all extractors, so all share the
 """
 
 import hashlib
-import itertools
 import json
 import os
 import re
 import shutil
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,11 +18,9 @@ import numpy as np
 from numpy.lib import format as npy
 
 from tll_utils.dataset import Images
-from tll_utils.runtime import cache_dir, progress
+from tll_utils.runtime import ahead, cache_dir, progress
 
 BATCH_SIZE = 32
-WORKERS = 2
-BATCHES_AHEAD = 4  # decoded and waiting, so that decoding never starves the encoder
 
 
 @dataclass(frozen=True)
@@ -35,25 +30,28 @@ class Extractor:
     name     part of the cache key: change it (or its @version) whenever the numbers change
     load     (images, row) → array of one image; runs in worker threads
     encode   stacked loads (b, …) → {output name: (b, d) float32}; several outputs cost one pass
+    n_encoders  threads that may encode at once: with two, no core waits for the end of the other's batch
     """
 
     name: str
     load: Callable[[Images, int], np.ndarray]
     encode: Callable[[np.ndarray], dict[str, np.ndarray]]
+    n_encoders: int = 1
 
 
 def embed(images: Images, extractor: Extractor) -> dict[str, np.ndarray]:
-    """Every output of the extractor for these images, {output name: (n, d) float32}.
+    """Every output of the extractor for these images, {output name: (n, d) float32}; read-only for a whole side.
 
     The whole side an `Images` view was taken from is encoded once and cached under `runtime.cache_dir()`;
     memory use does not grow with the number of images. A damaged cache is removed and made again, an
     interrupted extraction goes on where it stopped.
     """
     folder = _cache_folder(images.base, extractor)
-    arrays = _read(folder)
-    if arrays is None:
+    if not _is_whole(folder):
         _extract(images.base, extractor, folder)
-        arrays = _read(folder)
+    arrays = {path.stem: np.load(path, mmap_mode="r") for path in sorted(folder.glob("*.npy"))}
+    if np.array_equal(images.rows, np.arange(len(images.base))):
+        return arrays  # nothing is copied: a page is read when it is needed
     return {output: array[images.rows] for output, array in arrays.items()}
 
 
@@ -62,18 +60,18 @@ def _cache_folder(images: Images, extractor: Extractor) -> Path:
     return cache_dir() / "embeddings" / f"{re.sub(r'[^a-z0-9]+', '_', extractor.name.lower())}-{key}"
 
 
-def _read(folder: Path) -> dict[str, np.ndarray] | None:
-    """The cached arrays, memory-mapped; None where there are none or where they are damaged."""
+def _is_whole(folder: Path) -> bool:
+    """Whether the cached arrays are there and as they were written; damaged ones are removed."""
     try:
         checksums = json.loads((folder / "complete.json").read_text())
         for output, checksum in checksums.items():
             path = folder / f"{output}.npy"
             if _sha256(path, path.stat().st_size, path.stat().st_mtime_ns) != checksum:
                 raise ValueError(f"{path} is damaged")
-        return {output: np.load(folder / f"{output}.npy", mmap_mode="r") for output in checksums}
+        return True
     except (FileNotFoundError, ValueError):
         shutil.rmtree(folder, ignore_errors=True)
-        return None
+        return False
 
 
 @lru_cache(maxsize=1024)
@@ -85,32 +83,26 @@ def _sha256(path: Path, size: int, modified: int) -> str:
 
 def _extract(images: Images, extractor: Extractor, folder: Path) -> None:
     """Encode all images into `folder`, which appears under its name only when it is whole."""
+
+    def load(start: int) -> tuple[int, np.ndarray]:
+        stop = min(start + BATCH_SIZE, len(images))
+        return start, np.stack([extractor.load(images, row) for row in range(start, stop)])
+
+    def encode(loaded: tuple[int, np.ndarray]) -> tuple[int, dict[str, np.ndarray]]:
+        start, batch = loaded
+        return start, extractor.encode(batch)
+
     partial = folder.with_name(folder.name + ".partial")
     partial.mkdir(parents=True, exist_ok=True)
     first = _rows_done(partial)
     bar = progress(total=len(images), initial=first, desc=extractor.name, unit="image")
-    for start, batch in _batches(images, extractor.load, first):
-        for output, rows in extractor.encode(batch).items():
+    batches = ahead(load, range(first, len(images), BATCH_SIZE))
+    for start, outputs in ahead(encode, batches, workers=extractor.n_encoders, n_ahead=extractor.n_encoders + 1):
+        for output, rows in outputs.items():
             _write_rows(partial / f"{output}.npy", rows, start=start, total=len(images))
-        bar.update(len(batch))
+        bar.update(min(BATCH_SIZE, len(images) - start))
     bar.close()
     _finish(partial, folder)
-
-
-def _batches(images: Images, load: Callable, first: int) -> Iterator[tuple[int, np.ndarray]]:
-    """(first row, stacked loads) of every batch, in order, decoded ahead by worker threads."""
-
-    def load_batch(start: int) -> tuple[int, np.ndarray]:
-        stop = min(start + BATCH_SIZE, len(images))
-        return start, np.stack([load(images, row) for row in range(start, stop)])
-
-    starts = iter(range(first, len(images), BATCH_SIZE))
-    with ThreadPoolExecutor(WORKERS) as pool:
-        waiting = deque(pool.submit(load_batch, start) for start in itertools.islice(starts, BATCHES_AHEAD))
-        while waiting:
-            batch = waiting.popleft().result()
-            waiting.extend(pool.submit(load_batch, start) for start in itertools.islice(starts, 1))
-            yield batch
 
 
 def _write_rows(path: Path, rows: np.ndarray, *, start: int, total: int) -> None:
@@ -126,7 +118,7 @@ def _write_rows(path: Path, rows: np.ndarray, *, start: int, total: int) -> None
         else:
             shape = _read_header(file)
             file.seek(start * shape[1] * 4, os.SEEK_CUR)
-        file.write(rows.tobytes())
+        file.write(rows.data)
 
 
 def _read_header(file) -> tuple[int, ...]:

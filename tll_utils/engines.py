@@ -9,6 +9,7 @@ import importlib.util
 import os
 import sys
 import tempfile
+import threading
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -63,20 +64,22 @@ def compile_forward(model: keras.Model, *, engine: str | None = None, precision:
 
 
 def _openvino_forward(model: keras.Model, precision: str) -> Forward:
-    """One request per core group, each with a part of the batch: they never wait for each other."""
+    """One request per core group, each with a part of the batch; several threads may call the function at once."""
     ov = _openvino()
     hints = {"INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision]}
     compiled = ov.Core().compile_model(_converted(model), "CPU", hints | {"PERFORMANCE_HINT": "THROUGHPUT"})
     n_requests = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
-    requests = [compiled.create_infer_request() for _ in range(n_requests)]
     names = [output.get_any_name() for output in compiled.outputs]
+    of_thread = threading.local()
 
     def forward(images: np.ndarray) -> dict[str, np.ndarray]:
+        if not hasattr(of_thread, "requests"):
+            of_thread.requests = [compiled.create_infer_request() for _ in range(n_requests)]
         # A part that is empty would stop OpenVINO.
-        parts = [part for part in np.array_split(images, len(requests)) if len(part)]
-        used = requests[: len(parts)]
+        parts = [part for part in np.array_split(np.ascontiguousarray(images), n_requests) if len(part)]
+        used = of_thread.requests[: len(parts)]
         for request, part in zip(used, parts, strict=True):
-            request.start_async([np.ascontiguousarray(part)])
+            request.start_async([part], share_inputs=True)
         for request in used:
             request.wait()
         results = [[tensor.data for tensor in request.output_tensors] for request in used]

@@ -2,8 +2,11 @@
 
 import os
 import random
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -51,3 +54,17 @@ def set_seed(seed: int) -> None:
 def progress(**options) -> tqdm:
     """A progress bar on stderr; `TLL_PROGRESS=0` keeps outputs that are compared free of it."""
     return tqdm(disable=os.environ.get("TLL_PROGRESS") == "0", **options)
+
+
+def ahead(function: Callable, items: Iterable, *, workers: int = 2, n_ahead: int = 4) -> Iterator:
+    """function(item) of every item, in order, computed by worker threads; at most n_ahead are begun and not taken.
+
+    The default keeps four batches of images decoded, so that decoding never starves what they are decoded for.
+    """
+    items = iter(items)
+    with ThreadPoolExecutor(workers) as pool:
+        waiting = deque(pool.submit(function, item) for item in islice(items, n_ahead))
+        while waiting:
+            result = waiting.popleft().result()
+            waiting.extend(pool.submit(function, item) for item in islice(items, 1))
+            yield result

@@ -11,11 +11,8 @@ compares every left with every right, (B, B): the same labels and the same loss 
 import hashlib
 import json
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -27,14 +24,12 @@ from tll_utils.dataset import Pairs
 from tll_utils.evaluation import expected_topk
 from tll_utils.images import HEIGHT, WIDTH, crop_borders
 from tll_utils.pairs import PairBatches
-from tll_utils.runtime import progress, set_seed, whole_file
+from tll_utils.runtime import ahead, progress, set_seed, whole_file
 from tll_utils.similarity import l1_similarity
 
 layers, ops = keras.layers, keras.ops
 
 N_FOILS = 19
-WORKERS = 2
-BATCHES_AHEAD = 4  # decoded and waiting, so that decoding never starves the network
 ENCODE_BATCH = 64
 EPSILON = 1e-7  # Keras clips probabilities this far from 0 and 1
 MAX_SCALE = 100.0  # InfoNCE's 1 / temperature, as in CLIP (Radford et al. 2021)
@@ -443,17 +438,6 @@ def encode(model: keras.Model, images: Sequence[np.ndarray]) -> np.ndarray:
 
     batches = ahead(load, range(0, len(images), ENCODE_BATCH))
     return np.concatenate([np.asarray(tower.predict_on_batch(batch), np.float32) for batch in batches])
-
-
-def ahead(load: Callable[[int], tuple], keys: Iterable[int]) -> Iterator[tuple]:
-    """load(key) of every key, in order, loaded ahead by worker threads."""
-    keys = iter(keys)
-    with ThreadPoolExecutor(WORKERS) as pool:
-        waiting = deque(pool.submit(load, key) for key in islice(keys, BATCHES_AHEAD))
-        while waiting:
-            loaded = waiting.popleft().result()
-            waiting.extend(pool.submit(load, key) for key in islice(keys, 1))
-            yield loaded
 
 
 def evaluate(model: keras.Model, pairs: Pairs, loss: Callable, *, batch_size: int, n_foils: int) -> dict[str, float]:
