@@ -1,7 +1,9 @@
 """Streaming extraction and its cache, with an extractor whose output is known: the image's mean colour."""
 
 import json
+import time
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -55,6 +57,26 @@ def test_embeddings_are_in_order_and_every_output_is_there():
     np.testing.assert_array_equal(arrays["mean"], expected(100))
     np.testing.assert_array_equal(arrays["double"], 2 * expected(100))
     assert arrays["mean"].dtype == np.float32
+
+
+def test_rows_of_several_encoders_are_in_order():
+    """Two batches are encoded at once, the even ones slowly; every row lands where its image is."""
+
+    def uneven(batch):
+        time.sleep(0.03 * (batch[0, 0, 0, 0] % (2 * embedding.BATCH_SIZE) == 0))
+        return {"mean": batch.mean(axis=(1, 2))}
+
+    arrays = embed(FakeImages(200), replace(mean_colour(encode=uneven), n_encoders=2))
+    np.testing.assert_array_equal(arrays["mean"], expected(200))
+
+
+def test_a_whole_side_cannot_be_changed_and_a_view_is_a_copy():
+    images = FakeImages(5)
+    with pytest.raises(ValueError, match="read-only"):
+        embed(images, mean_colour())["mean"][0] = 9
+    rows = embed(images.take([3, 1]), mean_colour())["mean"]
+    rows[0] = 9
+    np.testing.assert_array_equal(embed(images, mean_colour())["mean"], expected(5))
 
 
 def test_second_call_reads_no_image():

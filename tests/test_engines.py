@@ -3,6 +3,7 @@
 import importlib.util
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -48,6 +49,15 @@ def test_a_batch_does_not_overwrite_the_one_before(model):
     first = forward(np.ones((3, 4, 6, 3), np.uint8))["sum"]
     forward(np.zeros((3, 4, 6, 3), np.uint8))
     np.testing.assert_allclose(first, 72)
+
+
+def test_threads_do_not_overwrite_each_other(model):
+    """Of 40 batches at once, batch i with the value i everywhere, each gets the sums of its own: 72·i."""
+    forward = compile_forward(model, engine="openvino")
+    batches = [np.full((3, 4, 6, 3), value, np.uint8) for value in range(40)]
+    with ThreadPoolExecutor(4) as pool:
+        sums = [outputs["sum"] for outputs in pool.map(forward, batches)]
+    np.testing.assert_allclose(np.ravel(sums), np.repeat(72 * np.arange(40), 3), rtol=1e-6)
 
 
 def test_bfloat16_is_near(model):

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -42,6 +43,27 @@ def test_progress_is_silent_on_request(monkeypatch, capsys):
     with runtime.progress(total=3) as bar:
         bar.update(3)
     assert capsys.readouterr() == ("", "")
+
+
+def test_ahead_is_in_order_and_never_further_than_asked():
+    """Early items take longest, and still come first; of 9 items 3 are begun before the first is taken."""
+    begun = []
+
+    def slow_at_first(item):
+        begun.append(item)
+        time.sleep(0.01 * (9 - item))
+        return item**2
+
+    results = runtime.ahead(slow_at_first, range(9), workers=3, n_ahead=3)
+    assert next(results) == 0 and len(begun) <= 4
+    assert list(results) == [1, 4, 9, 16, 25, 36, 49, 64]
+
+
+def test_an_error_ahead_is_raised_in_its_turn():
+    results = runtime.ahead(lambda item: 1 // item, [1, 0])
+    assert next(results) == 1
+    with pytest.raises(ZeroDivisionError):
+        next(results)
 
 
 def test_keras_starts_without_a_word():
