@@ -27,9 +27,9 @@ BATCH_SIZE = 32
 class Extractor:
     """How images become embeddings.
 
-    name     part of the cache key: change it (or its @version) whenever the numbers change
-    load     (images, row) → array of one image; runs in worker threads
-    encode   stacked loads (b, …) → {output name: (b, d) float32}; several outputs cost one pass
+    name        part of the cache key: change it (or its @version) whenever the numbers change
+    load        (images, row) → array of one image; runs in worker threads
+    encode      stacked loads (b, …) → {output name: (b, d) float32}; several outputs cost one pass
     n_encoders  threads that may encode at once: with two, no core waits for the end of the other's batch
     """
 
