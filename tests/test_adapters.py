@@ -187,6 +187,19 @@ def test_seeds_repeat_and_are_averaged():
     np.testing.assert_allclose(two, (one + second) / 2, rtol=1e-4, atol=1e-4)
 
 
+def test_parts_are_learned_each_by_itself_and_averaged():
+    """Blocks of the first and the last twelve columns: the adapter on both parts is the mean of one adapter each."""
+    head, train, test = Head(width=8, epochs=2), planted(60, seed=0), planted(30, seed=1)
+    first, last = Block(lambda images: images[:, :12]), Block(lambda images: images[:, 12:])
+    options = {"heads": [head], "seeds": 1, "hub_weight": 0.5}
+    both = adapter(first, last, parts=[[0], [1]], **options)(train, test.left, test.right)
+    alone = [adapter(block, **options)(train, test.left, test.right) for block in (first, last)]
+    np.testing.assert_allclose(both, np.mean(alone, axis=0), rtol=1e-4, atol=1e-4)
+    whole = adapter(first, last, parts=[[0, 1]], **options)(train, test.left, test.right)
+    np.testing.assert_array_equal(whole, adapter(first, last, **options)(train, test.left, test.right))
+    assert not np.allclose(whole, both, atol=1e-2)
+
+
 def test_best_head_is_chosen_on_held_out_training_pairs():
     """A head that does not learn loses, first or last; 99 pairs leave 19 held out, too few for a list."""
     train = planted(200, seed=0)

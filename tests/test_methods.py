@@ -81,6 +81,15 @@ def test_every_shortcut_beats_chance_on_the_sample(monkeypatch):
         assert expected_topk(S, match) > 0.12
 
 
+def test_parts_are_all_blocks_all_without_faces_and_each_network_with_faces():
+    kinds = methods.blocks(*methods.INPUTS)
+    is_face = [block.mirrored is None for block in kinds]
+    assert [sum(is_face[position] for position in part) for part in methods.PARTS] == [3, 0, 3, 3, 3]
+    assert [len(part) for part in methods.PARTS] == [9, 6, 5, 5, 5]
+    networks = [set(part) for part in methods.PARTS[2:]]
+    assert set.intersection(*networks) == {6, 7, 8} and set.union(*networks) == set(range(9))
+
+
 def test_blocks_by_kind():
     kinds = methods.blocks("head", "stage5", "hog", "faces", variants=(0, 1))
     assert [block.width for block in kinds] == [256] * 5 + [128, 32, 1]

@@ -80,9 +80,18 @@ def whitened(
 
     mirrored: then the same four of the images seen in a mirror, with the means and axes of those as they are.
     """
-    sides = (train.left, train.right, left, right)
-    columns = [_whitened_block(block, sides, mirrored) for block in blocks]
+    return _side_by_side(_whitened_blocks(blocks, train, left, right, mirrored))
+
+
+def _side_by_side(columns: Sequence[list[np.ndarray]]) -> list[np.ndarray]:
     return [np.concatenate(parts, axis=1) for parts in zip(*columns, strict=True)]
+
+
+def _whitened_blocks(
+    blocks: Sequence[Block], train: Pairs, left: Images, right: Images, mirrored: bool
+) -> list[list[np.ndarray]]:
+    sides = (train.left, train.right, left, right)
+    return [_whitened_block(block, sides, mirrored) for block in blocks]
 
 
 def _whitened_block(block: Block, sides: Sequence[Images], mirrored: bool) -> list[np.ndarray]:
@@ -265,17 +274,29 @@ def best_head(heads: Sequence[Head], left: np.ndarray, right: np.ndarray, *, see
     return max(heads, key=held_out_top2)
 
 
-def adapter(*blocks: Block, heads: Sequence[Head] = (Head(),), seeds: int = 3, hub_weight: float = 0.0) -> Callable:
+def adapter(
+    *blocks: Block,
+    heads: Sequence[Head] = (Head(),),
+    seeds: int = 3,
+    hub_weight: float = 0.0,
+    parts: Sequence[Sequence[int]] = (),
+) -> Callable:
     """Method score(train, left, right) → S: the mean logits of a head learned from `seeds` seeds.
 
     Of several heads the best on held-out training pairs, see `best_head`. Where a block has mirrored features,
     they double the training pairs, and a score is the mean of both views. hub_weight: rights that are near to many
-    training lefts lose so much, see `similarity.hub_corrected`.
+    training lefts lose so much, see `similarity.hub_corrected`. parts: positions of the blocks one head each learns
+    from, all by itself; S is the mean over the parts (after Ho 1998, the random subspace method).
     """
     is_mirrored = any(block.mirrored for block in blocks)
+    parts = parts or [range(len(blocks))]
 
     def score(train: Pairs, left: Images, right: Images) -> np.ndarray:
-        train_left, train_right, *rest = whitened(blocks, train, left, right, mirrored=is_mirrored)
+        columns = _whitened_blocks(blocks, train, left, right, is_mirrored)
+        return np.mean([score_part([columns[position] for position in part]) for part in parts], axis=0)
+
+    def score_part(columns: Sequence[list[np.ndarray]]) -> np.ndarray:
+        train_left, train_right, *rest = _side_by_side(columns)
         mirrored, views = (rest[2:4], [rest[:2], rest[4:]]) if is_mirrored else (None, [rest])
         head = best_head(heads, train_left, train_right) if len(heads) > 1 else heads[0]
         models = [learn(head, train_left, train_right, seed=seed, mirrored=mirrored) for seed in range(seeds)]
@@ -285,7 +306,7 @@ def adapter(*blocks: Block, heads: Sequence[Head] = (Head(),), seeds: int = 3, h
         known = [train_left, mirrored[0]] if is_mirrored else [train_left]
         seen = [(lefts, rights) for lefts, (_, rights) in zip(known, views, strict=True)]
         bank = np.mean([_logits(model, *view) for model in models for view in seen], axis=0)
-        return hub_corrected(S, bank, k=min(HUB_NEIGHBOURS, len(train)), weight=hub_weight)
+        return hub_corrected(S, bank, k=min(HUB_NEIGHBOURS, len(train_left)), weight=hub_weight)
 
     return score
 

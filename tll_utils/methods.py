@@ -176,15 +176,18 @@ def sub_category(train: Pairs, left: Images) -> np.ndarray:
 
 
 HEAD = Head(learning_rate=1e-3, batch_size=640)
-INPUTS = ("head", "stage5", "hog", "faces")
+INPUTS = ("head", "stage5", "faces")
+# Of their blocks: all, all but the faces, and each network with the faces. Heads that see other things err elsewhere.
+PARTS = (range(9), range(6), *((v, v + 3, 6, 7, 8) for v in VARIANTS))
 HUB_WEIGHT = 0.5
 TUNING = Tuning("efficientnet_lite0", frozen_to="stage5", new_layer_rate=4)
 TUNED_WEIGHT = 3.3  # of its cosines beside the adapter's logits
 
 
 def best_members(*, border_neutral: bool = False) -> tuple[Score, Score]:
-    """The adapter on all inputs with hubs taken down, and the fine-tuned Lite0."""
-    head = adapter(*blocks(*INPUTS, border_neutral=border_neutral), heads=(HEAD,), hub_weight=HUB_WEIGHT)
+    """The adapters on parts of the inputs with hubs taken down, and the fine-tuned Lite0."""
+    inputs = blocks(*INPUTS, border_neutral=border_neutral)
+    head = adapter(*inputs, heads=(HEAD,), hub_weight=HUB_WEIGHT, parts=PARTS)
     return remembered(head), remembered(fine_tuned(TUNING, border_neutral=border_neutral))
 
 
@@ -206,7 +209,9 @@ CHOSEN = "3×2 grid; normalisation (none or root) chosen in the training folds"
 CHOSEN_TAP = "4×3 grids; normalisation (none or root) chosen in the training folds"
 LEARNED = "weights learned in the training folds"
 ADAPTER = "linear InfoNCE head on frozen features, 3 seeds, mirrored views"
+ON_PARTS = "on all inputs, all but the faces, each network with the faces"
 TUNED = "frozen up to stage 5, batch norm fixed, InfoNCE, 5 epochs, mirrored views"
+BEST_NOTES = f"{ADAPTER}; {ON_PARTS}; Lite0 {TUNED}"
 SHORTCUTS = ("border_geometry", "file_size", "lab_histogram", "tiny_image", "hog")
 PRETRAINED = (
     "lite0_average", "lite0_max", "lite0_grid", "lite0", "lite1", "lite2", "lite_pair", "lite_sum",
@@ -217,8 +222,9 @@ FACE_FUSION = (
     "lite0_as_is", "whole_image_face", "report_fusion", "face_gated", "classic_fusion", "fusion_without_faces",
     "fusion",
 )  # fmt: skip
-ADAPTERS = (  # each with one ingredient more
-    "adapter_head", "adapter_taps", "adapter_hog", "adapter_faces", "adapter_hubs", "best", "best_border_neutral",
+ADAPTERS = (  # each with one ingredient more; then the best without borders, and an ingredient that is none
+    "adapter_head", "adapter_taps", "adapter_faces", "adapter_parts", "adapter_hubs", "best", "best_border_neutral",
+    "adapter_hog",
 )  # fmt: skip
 FINE_TUNING = ("adapter_lite0", "tuned_lite0")
 SUB_CATEGORIES = ("mixture",)
@@ -302,22 +308,25 @@ METHODS: dict[str, Method] = {
     "adapter_taps": Method(
         "adapter: heads and stage 5 of Lite0 + 1 + 2", adapter(*blocks("head", "stage5"), heads=(HEAD,)), notes=ADAPTER
     ),
-    "adapter_hog": Method(
-        "adapter: heads, stage 5, HOG", adapter(*blocks("head", "stage5", "hog"), heads=(HEAD,)), notes=ADAPTER
-    ),
     "adapter_faces": Method(
-        "adapter: heads, stage 5, HOG, detected faces", adapter(*blocks(*INPUTS), heads=(HEAD,)), notes=ADAPTER
+        "adapter: heads, stage 5, detected faces", adapter(*blocks(*INPUTS), heads=(HEAD,)), notes=ADAPTER
     ),
-    "adapter_hubs": Method("adapter: heads, stage 5, HOG, detected faces, hubs taken down", MEMBERS[0], notes=ADAPTER),
-    "best": Method("adapter, hubs taken down + fine-tuned Lite0 (best)", BEST, notes=f"{ADAPTER}; Lite0 {TUNED}"),
-    "best-one-to-one": Method(
-        "best, one-to-one", BEST, notes=f"{ADAPTER}; Lite0 {TUNED}; decoded together", one_to_one=True
+    "adapter_hog": Method(
+        "adapter: heads, stage 5, detected faces, HOG", adapter(*blocks(*INPUTS, "hog"), heads=(HEAD,)), notes=ADAPTER
     ),
+    "adapter_parts": Method(
+        "five adapters on parts of these inputs",
+        adapter(*blocks(*INPUTS), heads=(HEAD,), parts=PARTS),
+        notes=f"{ADAPTER}; {ON_PARTS}",
+    ),
+    "adapter_hubs": Method("five adapters, hubs taken down", MEMBERS[0], notes=f"{ADAPTER}; {ON_PARTS}"),
+    "best": Method("five adapters, hubs taken down + fine-tuned Lite0 (best)", BEST, notes=BEST_NOTES),
+    "best-one-to-one": Method("best, one-to-one", BEST, notes=f"{BEST_NOTES}; decoded together", one_to_one=True),
     "best_border_neutral": Method(
         "best, borders cropped",
         best(best_members(border_neutral=True)),
         border_neutral=True,
-        notes=f"{ADAPTER}; Lite0 {TUNED}",
+        notes=BEST_NOTES,
     ),
 }
 
