@@ -82,7 +82,7 @@ def _curves(*experiments: str, columns: int = 3) -> Drawing:
     fig, axes = plt.subplots(len(names), columns, figsize=size, squeeze=False, layout="constrained")
     for row, name in zip(axes, names, strict=True):
         training_curves(row, history[history["method"] == name])
-        row[-2].set_title(name, fontsize=9)
+        row[0].set_title(name, fontsize=9, loc="left")
     return fig, history
 
 
