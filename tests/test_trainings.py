@@ -67,7 +67,7 @@ def test_folds_hold_out_every_pair_once(sample, tmp_path, monkeypatch):
     monkeypatch.setattr(trainings, "project_root", lambda: tmp_path)
     monkeypatch.setattr(results, "results_dir", lambda: tmp_path)
     training = Training("small_absolute", (32, 26), epochs=1, batch_size=24, n_folds=5)
-    splits = trainings.splits(training, sample.train)
+    splits = trainings.splits(training, near_duplicate_groups(sample.train.left, sample.train.right))
     assert all(sorted(np.concatenate(split)) == list(range(120)) for split in splits)
     assert sorted(np.concatenate([split.held_out for split in splits])) == list(range(120))
 

@@ -106,12 +106,13 @@ def report_split(pairs: Pairs) -> Split:
     return _apart(groups, *holdout_split(groups))
 
 
-def splits(training: Training, pairs: Pairs) -> list[Split]:
-    """The report's split, or one for each fold of a training that is cross-validated."""
-    if not training.n_folds:
-        return [report_split(pairs)]
-    groups = near_duplicate_groups(pairs.left, pairs.right)
-    return [_apart(groups, *fold) for fold in grouped_folds(groups, training.n_folds)]
+def splits(training: Training, groups: np.ndarray) -> list[Split]:
+    """The report's split, or one for each fold of a training that is cross-validated.
+
+    groups (n,): near-duplicates, as for `folds.grouped_folds`.
+    """
+    divided = grouped_folds(groups, training.n_folds) if training.n_folds else [holdout_split(groups)]
+    return [_apart(groups, *rows) for rows in divided]
 
 
 def _apart(groups: np.ndarray, rows: np.ndarray, held_out: np.ndarray) -> Split:
@@ -125,10 +126,11 @@ def record_trainings(experiment: str, dataset: Dataset) -> None:
 
     Checkpoints lie in `checkpoints()`: an interrupted recording goes on where it stopped.
     """
+    groups = near_duplicate_groups(dataset.train.left, dataset.train.right)
     rows, per_left, histories = [], {}, {}
     for training in TRAININGS[experiment]:
         trained = []
-        for fold, split in enumerate(splits(training, dataset.train)):
+        for fold, split in enumerate(splits(training, groups)):
             folder = checkpoints() / training.title / (f"fold {fold}" * bool(training.n_folds))
             model, history = train(training, dataset.train, split, folder=folder)
             trained.append(Trained(model, history.assign(fold=fold), split.held_out))
@@ -172,7 +174,7 @@ def score(training: Training, trained: list[Trained], pairs: Pairs) -> list[tupl
     for cropped in (True,) if training.border_neutral else (False, True):
         started = time.perf_counter()
         tables = [
-            held_out_table(model, pairs, held_out, border_neutral=cropped, mirrored=training.mirrored, fold=fold)
+            held_out_table(model, pairs, held_out, border_neutral=cropped, mirrored=training.mirrored).assign(fold=fold)
             for fold, (model, _, held_out) in enumerate(trained)
         ]
         table = pd.concat(tables).sort_index()
@@ -190,13 +192,7 @@ def score(training: Training, trained: list[Trained], pairs: Pairs) -> list[tupl
 
 
 def held_out_table(
-    model: keras.Model,
-    pairs: Pairs,
-    rows: np.ndarray,
-    *,
-    border_neutral: bool = False,
-    mirrored: bool = False,
-    fold: int = 0,
+    model: keras.Model, pairs: Pairs, rows: np.ndarray, *, border_neutral: bool = False, mirrored: bool = False
 ) -> pd.DataFrame:
     """Table like `evaluation.cross_validate`'s of these rows of the pairs, the network's gallery their rights.
 
@@ -209,5 +205,5 @@ def held_out_table(
         left, right = ([image[:, ::-1] for image in side] for side in (held_out.left, held_out.right))
         S = (S + siamese.score_matrix(model, left, right)) / 2
     table = per_left_table(S, np.arange(len(rows)))
-    table.insert(0, "fold", fold)
+    table.insert(0, "fold", 0)
     return table.set_index(rows)
