@@ -74,6 +74,33 @@ def test_networks_have_the_published_numbers_of_parameters(name, tower, features
     assert model.get_layer("head").count_params() == features + 1
 
 
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the fused kernel is TensorFlow's")
+def test_fused_batch_normalisation_is_that_of_keras():
+    """Outputs, gradients and statistics after one step; the moving variance is n / (n − 1) times as far on."""
+    import tensorflow as tf
+
+    rng = np.random.default_rng(0)
+    inputs, weights = (tf.constant(rng.normal(2, 3, (6, 5, 4, 3)), "float32") for _ in range(2))
+
+    def step(layer):
+        layer.build(inputs.shape)
+        layer.gamma.assign([0.5, 1, 2])
+        layer.beta.assign([-1, 0, 1])
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            outputs = layer(inputs, training=True)
+            loss = tf.reduce_sum(outputs * weights)
+        gradients = tape.gradient(loss, [inputs, layer.gamma.value, layer.beta.value])
+        return [np.asarray(x) for x in (outputs, *gradients, layer.moving_mean, layer.moving_variance)]
+
+    options = {"momentum": 0.9, "epsilon": 1e-5, "dtype": "float32"}
+    *ours, variance = step(siamese.BatchNormalization(**options))
+    *theirs, plain = step(keras.layers.BatchNormalization(**options))
+    for x, y in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(variance - 0.9, (plain - 0.9) * 120 / 119, rtol=1e-4)
+
+
 def test_layer_table_is_the_reports_figure_3():
     """Two images, the tower and the head, whose 512 weights and a bias are the figure's 513."""
     table = siamese.layer_table(build(VARIANTS["resnet18_absolute"]))

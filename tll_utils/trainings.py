@@ -13,6 +13,7 @@ from tll_utils.backend import keras
 from tll_utils.dataset import N_CANDIDATES, Dataset, Pairs
 from tll_utils.evaluation import per_left as per_left_table
 from tll_utils.folds import grouped_folds, holdout_split, near_duplicate_groups
+from tll_utils.images import HEIGHT, WIDTH
 from tll_utils.results import method_row, record
 from tll_utils.runtime import project_root
 from tll_utils.siamese import automatic_precision
@@ -36,7 +37,9 @@ class Training:
     def title(self) -> str:
         """Name in tables and results."""
         folds = f", {self.n_folds} folds" * bool(self.n_folds)
-        return siamese.VARIANTS[self.variant].title + ", trained without borders" * self.border_neutral + folds
+        full_size = ", 245×200" * (self.size == (HEIGHT, WIDTH))
+        without_borders = ", trained without borders" * self.border_neutral
+        return siamese.VARIANTS[self.variant].title + without_borders + full_size + folds
 
     @property
     def mirrored(self) -> bool:
@@ -83,6 +86,11 @@ TRAININGS: dict[str, tuple[Training, ...]] = {
     "siamese_pooling": (
         Training("resnet18_absolute", HALF, n_folds=5),
         Training("resnet18_absolute_2x2", HALF, n_folds=5),
+    ),
+    # 2×2 pooling leaves 4×3 places of the report's input, 2×2 of one half its height and width.
+    "siamese_pooling_full_size": (
+        Training("resnet18_absolute", (HEIGHT, WIDTH), n_folds=3),
+        Training("resnet18_absolute_2x2", (HEIGHT, WIDTH), n_folds=3),
     ),
     "siamese_vgg16": (
         Training("vgg16_relu_cosine", QUARTER),
