@@ -91,6 +91,10 @@ def test_table_has_a_row_a_method_in_order(tmp_path):
     assert shown["95 % interval"][0] == "0.400 – 0.600"
 
 
+def test_every_headline_is_recorded_once():
+    assert sorted(method["name"] for method in results.headlines()) == sorted(results.HEADLINES)
+
+
 def test_committed_results_agree_with_their_per_left_values():
     """The mean of the recorded per-left values is the recorded accuracy; cross-validation scores every pair."""
     recorded = [json.loads(path.read_text()) for path in sorted(results.results_dir().glob("*.json"))]

@@ -14,7 +14,7 @@ from matplotlib.patches import FancyBboxPatch, Rectangle
 from tll_utils.dataset import Pairs
 from tll_utils.runtime import project_root
 
-TRUE, FOIL, REPORT, OURS = "#2a9d5c", "#b9bec7", "#e07a3f", "#3567a8"
+TRUE, FOIL, REPORT, OURS, TOGETHER = "#2a9d5c", "#b9bec7", "#e07a3f", "#3567a8", "#9db8de"
 CHANCE = 0.10
 
 

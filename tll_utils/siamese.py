@@ -71,6 +71,9 @@ VARIANTS: dict[str, Variant] = {
     "vgg16_relu_cosine_lr005": Variant(
         f"{_VGG16}, lr 0.005", "vgg16", "cosine", **_RELU, learning_rate=0.005, report_top2=0.11
     ),
+    "vgg16_relu_absolute_lr005": Variant(
+        f"{_VGG16}, lr 0.005, |a−b|", "vgg16", "absolute", **_RELU, learning_rate=0.005
+    ),
     "vgg16_sigmoid_absolute": Variant(f"{_VGG16}, sigmoid", "vgg16", "absolute", **_SIGMOID, report_top2=0.198),
     "resnet18_infonce": Variant(f"{_RESNET18}, InfoNCE", "resnet18", "infonce", "2x2", width=256),
     "small_difference": Variant("small tower, a−b", "small", "difference"),
@@ -78,6 +81,9 @@ VARIANTS: dict[str, Variant] = {
     "small_absolute_2x2": Variant("small tower, |a−b|, 2×2 average pool", "small", "absolute", "2x2"),
     "small_relu_cosine": Variant("small VGG, relu output, cosine", "small_vgg", "cosine", **_RELU),
     "small_relu_cosine_lr005": Variant("small VGG, lr 0.005", "small_vgg", "cosine", **_RELU, learning_rate=0.005),
+    "small_relu_absolute_lr005": Variant(
+        "small VGG, lr 0.005, |a−b|", "small_vgg", "absolute", **_RELU, learning_rate=0.005
+    ),
     "small_sigmoid_absolute": Variant("small VGG, sigmoid", "small_vgg", "absolute", **_SIGMOID),
     "small_infonce": Variant("small tower, InfoNCE", "small", "infonce", "2x2", width=64),
 }

@@ -95,6 +95,7 @@ TRAININGS: dict[str, tuple[Training, ...]] = {
     "siamese_vgg16": (
         Training("vgg16_relu_cosine", QUARTER),
         Training("vgg16_relu_cosine_lr005", QUARTER),
+        Training("vgg16_relu_absolute_lr005", QUARTER),
         Training("vgg16_sigmoid_absolute", QUARTER),
     ),
 }
