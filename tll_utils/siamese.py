@@ -40,9 +40,10 @@ class Variant:
     """One network of the report, or one of ours.
 
     tower       a key of TOWERS
-    head        a key of HEADS; "infonce" also changes loss, augmentation and learning-rate schedule
+    head        a key of HEADS; "infonce" also changes loss and learning-rate schedule
     pooling     "average" over the whole feature map, or "2x2" average pooling, flattened
     width       units of a dense layer behind the pooling, with `activation`; 0: no such layer
+    augmented   whether training sees every pair anew in every epoch: flipped, cropped and coloured by `augment`
     """
 
     title: str
@@ -52,6 +53,7 @@ class Variant:
     width: int = 0
     activation: str = "linear"
     learning_rate: float = 0.001
+    augmented: bool = False
     report_top2: float | None = None
 
 
@@ -75,7 +77,11 @@ VARIANTS: dict[str, Variant] = {
         f"{_VGG16}, lr 0.005, |a−b|", "vgg16", "absolute", **_RELU, learning_rate=0.005
     ),
     "vgg16_sigmoid_absolute": Variant(f"{_VGG16}, sigmoid", "vgg16", "absolute", **_SIGMOID, report_top2=0.198),
-    "resnet18_infonce": Variant(f"{_RESNET18}, InfoNCE", "resnet18", "infonce", "2x2", width=256),
+    "resnet18_absolute_augmented": Variant(f"{_RESNET18}, |a−b|, augmented", "resnet18", "absolute", augmented=True),
+    "resnet18_absolute_2x2_augmented": Variant(
+        f"{_RESNET18}, |a−b|, 2×2 average pool, augmented", "resnet18", "absolute", "2x2", augmented=True
+    ),
+    "resnet18_infonce": Variant(f"{_RESNET18}, InfoNCE", "resnet18", "infonce", "2x2", width=256, augmented=True),
     "small_difference": Variant("small tower, a−b", "small", "difference"),
     "small_absolute": Variant("small tower, |a−b|", "small", "absolute"),
     "small_absolute_2x2": Variant("small tower, |a−b|, 2×2 average pool", "small", "absolute", "2x2"),
@@ -85,7 +91,7 @@ VARIANTS: dict[str, Variant] = {
         "small VGG, lr 0.005, |a−b|", "small_vgg", "absolute", **_RELU, learning_rate=0.005
     ),
     "small_sigmoid_absolute": Variant("small VGG, sigmoid", "small_vgg", "absolute", **_SIGMOID),
-    "small_infonce": Variant("small tower, InfoNCE", "small", "infonce", "2x2", width=64),
+    "small_infonce": Variant("small tower, InfoNCE", "small", "infonce", "2x2", width=64, augmented=True),
 }
 
 
@@ -522,9 +528,8 @@ def fit(
     loss, n_foils = (info_nce, batch_size - 1) if variant.head == "infonce" else (drawn_cross_entropy, N_FOILS)
     model = build(variant, size=size, precision=precision, seed=seed)
     if table is None:
-        augmented = variant.head == "infonce"
-        learner = model
-        batches = SharedBatches(train, batch_size=batch_size, n_foils=n_foils, augmented=augmented, seed=seed)
+        learner, options = model, {"n_foils": n_foils, "augmented": variant.augmented, "seed": seed}
+        batches = SharedBatches(train, batch_size=batch_size, **options)
     else:
         learner = pair_by_pair(model)
         batches = PairBatches(table, train.left, train.right, batch_size=batch_size, seed=seed)

@@ -44,7 +44,7 @@ class Training:
     @property
     def mirrored(self) -> bool:
         """Whether scores are the mean of the images and their mirror images: where training flips pairs as well."""
-        return siamese.VARIANTS[self.variant].head == "infonce"
+        return siamese.VARIANTS[self.variant].augmented
 
     @property
     def notes(self) -> str:
@@ -91,6 +91,11 @@ TRAININGS: dict[str, tuple[Training, ...]] = {
     "siamese_pooling_full_size": (
         Training("resnet18_absolute", (HEIGHT, WIDTH), n_folds=3),
         Training("resnet18_absolute_2x2", (HEIGHT, WIDTH), n_folds=3),
+    ),
+    # Without augmentation both have learned their pairs by heart within ten epochs.
+    "siamese_pooling_augmented": (
+        Training("resnet18_absolute_augmented", HALF, epochs=20, n_folds=3),
+        Training("resnet18_absolute_2x2_augmented", HALF, epochs=20, n_folds=3),
     ),
     "siamese_vgg16": (
         Training("vgg16_relu_cosine", QUARTER),
