@@ -359,6 +359,21 @@ def test_pair_table_trains_the_same_network_pair_by_pair(sample, tmp_path):
     assert score_matrix(model, sample[1].left, sample[1].right).shape == (20, 20)
 
 
+@pytest.mark.parametrize("augmented", [False, True])
+def test_only_augmented_variants_alter_the_images_they_train_on(sample, tmp_path, monkeypatch, augmented):
+    """One epoch of 40 pairs; validation and scoring see the images as they are."""
+    altered = []
+    monkeypatch.setattr(siamese, "augment", lambda image, rng, flip: altered.append(flip) or image)
+    run(sample, tmp_path, variant=replace(SMALL, augmented=augmented), epochs=1)
+    assert len(altered) == (80 if augmented else 0)
+
+
+def test_pair_table_with_augmentation_is_refused(sample, tmp_path):
+    table = pair_table(sample[0].left.ids, sample[0].right.ids)
+    with pytest.raises(ValueError, match="does not augment"):
+        run(sample, tmp_path, variant=replace(SMALL, augmented=True), table=table)
+
+
 def test_learning_rate_of_info_nce_rises_and_falls_to_zero():
     """100 steps, 5 of them warm-up."""
     rate = siamese._optimizer(replace(SMALL, head="infonce", learning_rate=0.01), 100)._learning_rate

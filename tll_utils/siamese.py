@@ -511,8 +511,11 @@ def fit(
     epoch's steps; top2, on as many training pairs as there are for validation; the same of the validation
     pairs as val_…; images encoded by the steps; seconds. InfoNCE's logits are no log-odds, so its pair
     accuracies say nothing.
-    Raises ValueError where the folder holds another run, or with fewer than 20 pairs on either side.
+    Raises ValueError where the folder holds another run, with fewer than 20 pairs on either side, or with a table
+    for an augmented variant.
     """
+    if table is not None and variant.augmented:
+        raise ValueError(f"{variant.title}: pair by pair does not augment; pass no table, or a variant without it")
     if min(len(train), len(validation)) <= N_FOILS:
         raise ValueError(
             f"{len(train)} training and {len(validation)} validation pairs: expected top-2 needs 20 of each"
