@@ -125,6 +125,11 @@ def _convolution(x, filters: int, kernel: int = 3, *, stride: int = 1, relu: boo
     return layers.Activation("relu")(x) if relu else x
 
 
+def _plain_convolution(x, filters: int):
+    """Convolution and ReLU with the initial weights of He et al. 2015; of Glorot's every ReLU halves the variance."""
+    return layers.Conv2D(filters, 3, padding="same", activation="relu", kernel_initializer="he_normal")(x)
+
+
 def _residual(x, filters: int, stride: int):
     """Basic residual block (He et al. 2016, figure 2)."""
     y = _convolution(_convolution(x, filters, stride=stride), filters, relu=False)
@@ -144,7 +149,7 @@ def vgg16(x):
     """VGG16's feature map (Simonyan and Zisserman 2015, table 1, D): 245×200×3 → 7×6×512."""
     for filters, depth in [(64, 2), (128, 2), (256, 3), (512, 3), (512, 3)]:
         for _ in range(depth):
-            x = layers.Conv2D(filters, 3, padding="same", activation="relu")(x)
+            x = _plain_convolution(x, filters)
         x = layers.MaxPooling2D()(x)
     return x
 
@@ -153,7 +158,7 @@ def small_vgg(x):
     """VGG's shape for the sample lane, eight narrow convolutions without batch norm: 245×200×3 → 15×12×64."""
     for filters in (16, 32, 64, 64):
         for _ in range(2):
-            x = layers.Conv2D(filters, 3, padding="same", activation="relu")(x)
+            x = _plain_convolution(x, filters)
         x = layers.MaxPooling2D()(x)
     return x
 
