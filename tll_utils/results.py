@@ -20,7 +20,7 @@ PACKAGES = (
 )  # fmt: skip
 EXPERIMENT_NAMES = (  # in the order of the notebooks
     "shortcuts", "siamese_resnet18", "siamese_pooling", "siamese_pooling_full_size",
-    "siamese_pooling_augmented", "siamese_vgg16", "siamese_infonce",
+    "siamese_pooling_augmented", "siamese_vgg16", "siamese_vgg16_rates", "siamese_infonce",
     "siamese_infonce_border_neutral", "pretrained", "face_fusion", "sub_categories", "adapters", "fine_tuning",
     "matching",
 )  # fmt: skip

@@ -77,6 +77,9 @@ VARIANTS: dict[str, Variant] = {
         f"{_VGG16}, lr 0.005, |a−b|", "vgg16", "absolute", **_RELU, learning_rate=0.005
     ),
     "vgg16_sigmoid_absolute": Variant(f"{_VGG16}, sigmoid", "vgg16", "absolute", **_SIGMOID, report_top2=0.198),
+    "vgg16_sigmoid_absolute_lr0001": Variant(
+        f"{_VGG16}, sigmoid, lr 0.0001", "vgg16", "absolute", **_SIGMOID, learning_rate=0.0001
+    ),
     "resnet18_absolute_augmented": Variant(f"{_RESNET18}, |a−b|, augmented", "resnet18", "absolute", augmented=True),
     "resnet18_absolute_2x2_augmented": Variant(
         f"{_RESNET18}, |a−b|, 2×2 average pool, augmented", "resnet18", "absolute", "2x2", augmented=True
@@ -91,6 +94,9 @@ VARIANTS: dict[str, Variant] = {
         "small VGG, lr 0.005, |a−b|", "small_vgg", "absolute", **_RELU, learning_rate=0.005
     ),
     "small_sigmoid_absolute": Variant("small VGG, sigmoid", "small_vgg", "absolute", **_SIGMOID),
+    "small_sigmoid_absolute_lr0001": Variant(
+        "small VGG, sigmoid, lr 0.0001", "small_vgg", "absolute", **_SIGMOID, learning_rate=0.0001
+    ),
     "small_infonce": Variant("small tower, InfoNCE", "small", "infonce", "2x2", width=64, augmented=True),
 }
 
@@ -125,11 +131,6 @@ def _convolution(x, filters: int, kernel: int = 3, *, stride: int = 1, relu: boo
     return layers.Activation("relu")(x) if relu else x
 
 
-def _plain_convolution(x, filters: int):
-    """Convolution and ReLU with the initial weights of He et al. 2015; of Glorot's every ReLU halves the variance."""
-    return layers.Conv2D(filters, 3, padding="same", activation="relu", kernel_initializer="he_normal")(x)
-
-
 def _residual(x, filters: int, stride: int):
     """Basic residual block (He et al. 2016, figure 2)."""
     y = _convolution(_convolution(x, filters, stride=stride), filters, relu=False)
@@ -149,7 +150,7 @@ def vgg16(x):
     """VGG16's feature map (Simonyan and Zisserman 2015, table 1, D): 245×200×3 → 7×6×512."""
     for filters, depth in [(64, 2), (128, 2), (256, 3), (512, 3), (512, 3)]:
         for _ in range(depth):
-            x = _plain_convolution(x, filters)
+            x = layers.Conv2D(filters, 3, padding="same", activation="relu")(x)
         x = layers.MaxPooling2D()(x)
     return x
 
@@ -158,7 +159,7 @@ def small_vgg(x):
     """VGG's shape for the sample lane, eight narrow convolutions without batch norm: 245×200×3 → 15×12×64."""
     for filters in (16, 32, 64, 64):
         for _ in range(2):
-            x = _plain_convolution(x, filters)
+            x = layers.Conv2D(filters, 3, padding="same", activation="relu")(x)
         x = layers.MaxPooling2D()(x)
     return x
 

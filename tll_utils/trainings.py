@@ -100,8 +100,11 @@ TRAININGS: dict[str, tuple[Training, ...]] = {
     "siamese_vgg16": (
         Training("vgg16_relu_cosine", QUARTER),
         Training("vgg16_relu_cosine_lr005", QUARTER),
-        Training("vgg16_relu_absolute_lr005", QUARTER),
         Training("vgg16_sigmoid_absolute", QUARTER),
+    ),
+    "siamese_vgg16_rates": (
+        Training("vgg16_sigmoid_absolute_lr0001", QUARTER),
+        Training("vgg16_relu_absolute_lr005", QUARTER),
     ),
 }
 
