@@ -105,8 +105,8 @@ def siamese_resnet18() -> Drawing:
 
 
 def siamese_vgg16() -> Drawing:
-    """The report's figure 5: the same for VGG16."""
-    return _curves("siamese_vgg16")
+    """The report's figure 5: the same for VGG16, and for two other learning rates."""
+    return _curves("siamese_vgg16", "siamese_vgg16_rates")
 
 
 def siamese_infonce() -> Drawing:
@@ -167,7 +167,7 @@ FIGURES: dict[str, tuple[Callable[[], Drawing], tuple[str, ...]]] = {
     "siamese_diagram": (siamese_diagram, ()),
     "model_summary": (model_summary, ()),
     "siamese_resnet18": (siamese_resnet18, ("siamese_resnet18_history.csv",)),
-    "siamese_vgg16": (siamese_vgg16, ("siamese_vgg16_history.csv",)),
+    "siamese_vgg16": (siamese_vgg16, ("siamese_vgg16_history.csv", "siamese_vgg16_rates_history.csv")),
     "siamese_infonce": (
         siamese_infonce,
         ("siamese_infonce_history.csv", "siamese_infonce_border_neutral_history.csv"),
