@@ -21,7 +21,14 @@ from tll_utils.plots import (
     table_picture,
     training_curves,
 )
-from tll_utils.results import EXPERIMENT_NAMES, headlines, load_history, load_results, published_results, results_dir
+from tll_utils.results import (
+    EXPERIMENT_NAMES,
+    headlines,
+    load_history,
+    published_results,
+    recorded_methods,
+    results_dir,
+)
 from tll_utils.runtime import project_root
 
 Drawing = tuple[Figure, pd.DataFrame]
@@ -48,7 +55,7 @@ def _bars_table(methods: list[dict]) -> pd.DataFrame:
 
 
 def _recorded_bars(*experiments: str, **reference: float) -> Drawing:
-    table = _bars_table([method for experiment in experiments for method in load_results(experiment)["methods"]])
+    table = _bars_table(recorded_methods(*experiments))
     fig, ax = plt.subplots(figsize=(8, 1.2 + 0.42 * len(table)), layout="constrained")
     accuracy_bars(ax, table, reference=reference)
     return fig, table

@@ -206,6 +206,11 @@ def load_history(experiment: str, *, folder: Path | None = None) -> pd.DataFrame
     return pd.read_csv((folder or results_dir()) / f"{experiment}_history.csv")
 
 
+def recorded_methods(*experiments: str, folder: Path | None = None) -> list[dict]:
+    """The methods of the recorded experiments, in the order given."""
+    return [method for experiment in experiments for method in load_results(experiment, folder=folder)["methods"]]
+
+
 def results_table(*experiments: str, folder: Path | None = None) -> pd.DataFrame:
     """One row a method of the recorded experiments, in the order given: the table of notebooks and README."""
     rows = [
@@ -218,8 +223,7 @@ def results_table(*experiments: str, folder: Path | None = None) -> pd.DataFrame
             "task": method["task"],
             "report": method["report_top2"],
         }
-        for experiment in experiments
-        for method in load_results(experiment, folder=folder)["methods"]
+        for method in recorded_methods(*experiments, folder=folder)
     ]
     return pd.DataFrame(rows).dropna(axis="columns", how="all")
 
@@ -230,9 +234,9 @@ def published_results() -> pd.DataFrame:
 
 
 def headlines() -> list[dict]:
-    """The recorded methods of HEADLINES."""
-    recorded = (load_results(experiment) or {"methods": []} for experiment in EXPERIMENT_NAMES)
-    return [method for experiment in recorded for method in experiment["methods"] if method["name"] in HEADLINES]
+    """The methods of HEADLINES, as far as their experiments are recorded."""
+    recorded = [name for name in EXPERIMENT_NAMES if (results_dir() / f"{name}.json").exists()]
+    return [method for method in recorded_methods(*recorded) if method["name"] in HEADLINES]
 
 
 def readme_table() -> str:

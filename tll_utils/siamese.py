@@ -537,8 +537,8 @@ def fit(
     loss, n_foils = (info_nce, batch_size - 1) if variant.head == "infonce" else (drawn_cross_entropy, N_FOILS)
     model = build(variant, size=size, precision=precision, seed=seed)
     if table is None:
-        learner, options = model, {"n_foils": n_foils, "augmented": variant.augmented, "seed": seed}
-        batches = SharedBatches(train, batch_size=batch_size, **options)
+        learner = model
+        batches = SharedBatches(train, batch_size=batch_size, n_foils=n_foils, augmented=variant.augmented, seed=seed)
     else:
         learner = pair_by_pair(model)
         batches = PairBatches(table, train.left, train.right, batch_size=batch_size, seed=seed)
