@@ -44,3 +44,28 @@ def tiny(tiny_original, tmp_path, monkeypatch):
     """A copy of the tiny data set to read or to damage; the cache starts empty."""
     monkeypatch.setenv("TLL_CACHE", str(tmp_path / "cache"))
     return shutil.copytree(tiny_original, tmp_path / "tiny")
+
+
+class Vectors:
+    """Images that are their own features: views as of `Images`, `values` float32 (n, d)."""
+
+    def __init__(self, values, *, is_cropped: bool = False, is_mirrored: bool = False):
+        self.values = np.asarray(values, np.float32)
+        self.is_cropped, self.is_mirrored = is_cropped, is_mirrored
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def take(self, rows) -> "Vectors":
+        return Vectors(self.values[rows], is_cropped=self.is_cropped, is_mirrored=self.is_mirrored)
+
+    def cropped(self) -> "Vectors":
+        return Vectors(self.values, is_cropped=True, is_mirrored=self.is_mirrored)
+
+    def mirrored(self) -> "Vectors":
+        return Vectors(self.values, is_cropped=self.is_cropped, is_mirrored=not self.is_mirrored)
+
+
+def values(images: Vectors) -> np.ndarray:
+    """The features of `Vectors`."""
+    return images.values

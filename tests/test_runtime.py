@@ -1,5 +1,6 @@
-"""Places, seeds, progress, and a Keras that keeps quiet."""
+"""Places, files that are whole or not there, seeds, progress, prefetch, and a Keras that keeps quiet."""
 
+import random
 import subprocess
 import sys
 import time
@@ -17,23 +18,104 @@ def test_cache_folder_is_made_where_the_variable_says(tmp_path, monkeypatch):
     assert runtime.cache_dir() == runtime.project_root() / "build" / "cache"
 
 
-def test_whole_file_is_the_new_one_or_the_old_one(tmp_path):
+# --- files ----------------------------------------------------------------------
+
+
+def test_atomic_write_leaves_the_new_file_or_the_old_one(tmp_path):
     path = tmp_path / "new folder" / "file.txt"
-    with runtime.whole_file(path) as partial:
+    with runtime.atomic_write(path) as partial:
         partial.write_text("first")
         assert not path.exists()
-    with pytest.raises(ZeroDivisionError), runtime.whole_file(path) as partial:
+    with pytest.raises(ZeroDivisionError), runtime.atomic_write(path) as partial:
         partial.write_text("half")
         raise ZeroDivisionError
     assert path.read_text() == "first" and list(path.parent.iterdir()) == [path]
 
 
-def test_seed_repeats_numpy_and_keras():
-    from tll_utils.backend import keras
+def test_text_is_utf8_with_unix_line_ends(tmp_path):
+    runtime.write_text(tmp_path / "text", "|a−b|\n")
+    assert (tmp_path / "text").read_bytes() == b"|a\xe2\x88\x92b|\n"
+
+
+def test_arrays_and_facts_read_back(tmp_path):
+    arrays = [np.arange(6, dtype=np.uint8).reshape(2, 3), np.array([0.5], np.float32)]
+    runtime.write_arrays(tmp_path / "a.npz", arrays, {"seconds": 1.5, "names": ["|a−b|"]})
+    read, facts = runtime.read_arrays(tmp_path / "a.npz")
+    assert facts == {"seconds": 1.5, "names": ["|a−b|"]} and len(read) == 2
+    for before, after in zip(arrays, read, strict=True):
+        np.testing.assert_array_equal(before, after)
+        assert before.dtype == after.dtype
+
+
+def test_more_than_ten_arrays_keep_their_order(tmp_path):
+    """As names in an archive, arr_10 sorts before arr_2."""
+    runtime.write_arrays(tmp_path / "a.npz", [np.array([i]) for i in range(12)])
+    assert [int(array[0]) for array in runtime.read_arrays(tmp_path / "a.npz")[0]] == list(range(12))
+
+
+@pytest.mark.parametrize("keep", [0, 10, 300, -1])
+def test_damage_of_an_array_file_is_found(tmp_path, keep):
+    """Cut off at the start, in the archive's first entry, in an array; -1: one byte of the array flipped."""
+    path = tmp_path / "a.npz"
+    runtime.write_arrays(path, [np.arange(100)])
+    data = bytearray(path.read_bytes())
+    if keep == -1:
+        data[data.index(np.arange(100).tobytes()) + 400] ^= 1
+    path.write_bytes(data if keep == -1 else data[:keep])
+    with pytest.raises(runtime.DAMAGED):
+        runtime.read_arrays(path)
+
+
+def test_array_file_that_is_not_there_is_another_error_than_a_damaged_one(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        runtime.read_arrays(tmp_path / "a.npz")
+
+
+def test_pickled_arrays_are_refused(tmp_path):
+    np.savez(tmp_path / "a.npz", np.array("null"), np.array([{}], object))
+    with pytest.raises(ValueError, match="pickle"):
+        runtime.read_arrays(tmp_path / "a.npz")
+
+
+def test_hash_is_that_of_the_file_as_it_stands(tmp_path):
+    """SHA-256 of "abc" from FIPS 180-2, appendix B.1; a changed file has another."""
+    (tmp_path / "file").write_bytes(b"abc")
+    assert runtime.sha256_of(tmp_path / "file") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    (tmp_path / "file").write_bytes(b"abcd")
+    assert runtime.sha256_of(tmp_path / "file")[:8] == "88d4266f"
+
+
+def test_packaged_file_is_found_and_checked(tmp_path, monkeypatch):
+    """Missing package, missing file and altered file each name the remedy; the package's code is not run."""
+    package = tmp_path / "toy_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise ImportError('not to be run')")
+    (package / "weights.bin").write_bytes(b"abc")
+    monkeypatch.syspath_prepend(tmp_path)
+    right = runtime.sha256_of(package / "weights.bin")
+
+    def ask(name="weights.bin", package="toy_package", sha256=right):
+        return runtime.packaged_file(package, name, sha256=sha256, requirement="toy==1.0")
+
+    assert ask() == package / "weights.bin"
+    for wrong, what in [
+        ({"package": "toy_missing"}, "weights.bin is not installed"),
+        ({"name": "other.bin"}, "other.bin is missing"),
+        ({"sha256": "0" * 64}, "not the published file"),
+    ]:
+        with pytest.raises(runtime.PackagedFileError, match=rf"{what}.*; pip install --force-reinstall toy==1\.0"):
+            ask(**wrong)
+
+
+# --- runs -----------------------------------------------------------------------
+
+
+def test_seed_repeats_python_numpy_and_keras():
+    from tll_utils.runtime import keras
 
     def draw():
         runtime.set_seed(3)
-        return np.random.rand(), float(keras.ops.convert_to_numpy(keras.random.normal((1,)))[0])
+        return random.random(), np.random.rand(), float(keras.ops.convert_to_numpy(keras.random.normal((1,)))[0])
 
     assert draw() == draw()
 
@@ -43,9 +125,13 @@ def test_progress_is_silent_on_request(monkeypatch, capsys):
     with runtime.progress(total=3) as bar:
         bar.update(3)
     assert capsys.readouterr() == ("", "")
+    monkeypatch.setenv("TLL_PROGRESS", "1")
+    with runtime.progress(total=3, desc="three") as bar:
+        bar.update(3)
+    assert "three" in capsys.readouterr().err
 
 
-def test_ahead_is_in_order_and_never_further_than_asked():
+def test_prefetch_is_in_order_and_never_further_than_asked():
     """Early items take longest, and still come first; of 9 items 3 are begun before the first is taken."""
     begun = []
 
@@ -54,20 +140,22 @@ def test_ahead_is_in_order_and_never_further_than_asked():
         time.sleep(0.01 * (9 - item))
         return item**2
 
-    results = runtime.ahead(slow_at_first, range(9), workers=3, n_ahead=3)
+    results = runtime.prefetch(slow_at_first, range(9), workers=3, n_ahead=3)
     assert next(results) == 0 and len(begun) <= 4
     assert list(results) == [1, 4, 9, 16, 25, 36, 49, 64]
 
 
-def test_an_error_ahead_is_raised_in_its_turn():
-    results = runtime.ahead(lambda item: 1 // item, [1, 0])
+def test_an_error_while_prefetching_is_raised_in_its_turn():
+    results = runtime.prefetch(lambda item: 1 // item, [1, 0])
     assert next(results) == 1
     with pytest.raises(ZeroDivisionError):
         next(results)
 
 
-def test_keras_starts_without_a_word():
-    """A notice on stderr would stand in every notebook."""
-    code = "from tll_utils.backend import keras; keras.ops.ones(2)"
+def test_keras_starts_without_a_word_and_only_when_asked_for():
+    """A notice on stderr would stand in every notebook; TensorFlow takes seconds to import."""
+    code = (
+        "import sys; from tll_utils import runtime; assert 'tensorflow' not in sys.modules; runtime.keras.ops.ones(2)"
+    )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")

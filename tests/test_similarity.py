@@ -7,12 +7,12 @@ from tll_utils import similarity
 from tll_utils.similarity import (
     centre,
     cosine_similarity,
-    csls,
     euclidean_similarity,
-    hub_corrected,
+    hubness_correction,
+    intra_normalise,
     l1_similarity,
-    root_normalise,
     standardise,
+    unit_length,
 )
 
 MEASURES = [cosine_similarity, euclidean_similarity, l1_similarity]
@@ -90,15 +90,27 @@ def test_width_mismatch_and_values_that_are_not_finite(measure, embeddings):
         measure(left, right)
     with pytest.raises(ValueError, match=r"left must be a matrix .* got shape \(40,\)"):
         measure(left[0], right)
+    with pytest.raises(ValueError, match=r"left must be a matrix that is not empty, got shape \(0, 40\)"):
+        measure(left[:0], right)
+
+
+def test_unit_length_by_hand():
+    rows = unit_length(np.array([[3, 4], [0, -2]]))
+    np.testing.assert_allclose(rows, [[0.6, 0.8], [0, -1]], rtol=1e-6)
+    assert rows.dtype == np.float32
 
 
 @pytest.mark.parametrize(("value", "length"), [(0, "0.0"), (3e38, "inf")])
-def test_cosine_wants_a_direction(embeddings, value, length):
-    """A row of zeros has length 0, one of 3e38 a length beyond float32."""
+def test_a_row_needs_a_direction(embeddings, value, length):
+    """A row of zeros has length 0, one of 3e38 a length beyond float32; the row is named, and so is its side."""
     left, right = embeddings
     left[5] = value
     with np.errstate(over="ignore"), pytest.raises(ValueError, match=f"left row 5 has length {length}"):
         cosine_similarity(left, right)
+    with np.errstate(over="ignore"), pytest.raises(ValueError, match=f"right row 5 has length {length}"):
+        cosine_similarity(right, left)
+    with np.errstate(over="ignore"), pytest.raises(ValueError, match=f"bank row 5 has length {length}"):
+        unit_length(left, "bank")
 
 
 def test_centre_subtracts_the_training_mean():
@@ -106,53 +118,39 @@ def test_centre_subtracts_the_training_mean():
     centred = centre(np.array([[2, 3], [5, 1]]), training=np.array([[0, 2], [4, 4]]))
     np.testing.assert_array_equal(centred, [[0, 0], [3, -2]])
     assert centred.dtype == np.float32
-    with pytest.raises(ValueError, match="differ in width"):
+    with pytest.raises(ValueError, match=r"embeddings \(2, 3\) and training \(2, 2\) differ in width"):
         centre(np.zeros((2, 3)), training=np.zeros((2, 2)))
 
 
-def test_csls_by_hand():
-    """k = 1: r_left = row maxima (3, 4), r_right = column maxima (4, 2).
-
-    2·3 − 3 − 4 = −1, 2·1 − 3 − 2 = −3; 2·4 − 4 − 4 = 0, 2·2 − 4 − 2 = −2.
-    """
-    S = np.array([[3, 1], [4, 2]])
-    np.testing.assert_array_equal(csls(S, k=1), [[-1, -3], [0, -2]])
-
-
-def test_csls_takes_the_mean_of_the_k_best():
-    """k = 2: r_left = ((5 + 3)/2, (2 + 1)/2) = (4, 1.5), r_right = column means (3, 1.5, 2)."""
-    S = np.array([[5, 1, 3], [1, 2, 1]])
-    r_left, r_right = [[4], [1.5]], [3, 1.5, 2]
-    np.testing.assert_array_equal(csls(S, k=2), 2 * S - r_left - r_right)
-
-
-def test_csls_demotes_a_hub():
-    """Right 0 wins both rows. k = 1: left 1 gives it 1.6 − 0.8 − 0.9 = −0.1, right 1 1.5 − 0.8 − 0.75 = −0.05."""
-    S = np.array([[0.9, 0.1], [0.8, 0.75]])
-    assert S.argmax(axis=1).tolist() == [0, 0]
-    assert csls(S, k=1).argmax(axis=1).tolist() == [0, 1]
-
-
-def test_hub_correction_by_hand():
+def test_hubness_correction_by_hand():
     """Right 0 is 4 and 2 like its two nearest known lefts, right 1 is 1 and 0: half of the means 3 and 0.5 goes off."""
     bank = np.array([[4, 0], [2, 1], [-9, -9]])
     S = np.array([[2.0, 1.0], [0.0, 0.0]])
-    np.testing.assert_allclose(hub_corrected(S, bank, k=2, weight=0.5), [[0.5, 0.75], [-1.5, -0.25]])
+    corrected = hubness_correction(S, bank, k=2, weight=0.5)
+    np.testing.assert_allclose(corrected, [[0.5, 0.75], [-1.5, -0.25]])
+    assert corrected.dtype == np.float32
 
 
-def test_hub_correction_is_inductive():
+def test_hubness_correction_demotes_a_hub():
+    """Right 0 wins both rows, but it is as near to every known left; the truth of left 1 is right 1."""
+    S, bank = np.array([[0.9, 0.1], [0.8, 0.75]]), np.array([[0.8, 0.1], [0.7, 0.2], [0.9, 0.0]])
+    assert S.argmax(axis=1).tolist() == [0, 0]
+    assert hubness_correction(S, bank, k=3).argmax(axis=1).tolist() == [0, 1]
+
+
+def test_hubness_correction_is_inductive():
     """A left's scores are the same whoever else asks."""
     S, bank = np.random.default_rng(0).standard_normal((2, 6, 5))
-    np.testing.assert_array_equal(hub_corrected(S, bank, k=3)[:1], hub_corrected(S[:1], bank, k=3))
-    with pytest.raises(ValueError, match="7 nearest of 6 known lefts"):
-        hub_corrected(S, bank, k=7)
+    np.testing.assert_array_equal(hubness_correction(S, bank, k=3)[:1], hubness_correction(S[:1], bank, k=3))
 
 
-def test_csls_wants_k_neighbours():
-    with pytest.raises(ValueError, match="pass k from 1 to 3"):
-        csls(np.zeros((3, 5)), k=4)
-    with pytest.raises(ValueError, match="S row 0 holds NaN"):
-        csls(np.full((3, 5), np.nan), k=1)
+@pytest.mark.parametrize("k", [0, 7])
+def test_hubness_correction_wants_k_known_lefts(k):
+    S, bank = np.zeros((2, 6, 5))
+    with pytest.raises(ValueError, match=f"k={k} nearest of 6 known lefts .* from 1 to 6"):
+        hubness_correction(S, bank, k=k)
+    with pytest.raises(ValueError, match=r"S \(6, 5\) and bank \(6, 4\) differ in width"):
+        hubness_correction(S, bank[:, 1:], k=1)
 
 
 def test_standardise_by_hand():
@@ -167,14 +165,14 @@ def test_standardise_refuses_constant_scores():
         standardise(np.full((3, 3), 7))
 
 
-def test_root_normalise_by_hand():
+def test_intra_normalise_by_hand():
     """Cells (9, 16) and (0, 0): roots (3, 4) of length 5 become (0.6, 0.8); a cell of zeros stays."""
-    np.testing.assert_allclose(root_normalise(np.array([[9, 16, 0, 0]]), n_cells=2), [[0.6, 0.8, 0, 0]], rtol=1e-6)
+    np.testing.assert_allclose(intra_normalise(np.array([[9, 16, 0, 0]]), n_cells=2), [[0.6, 0.8, 0, 0]], rtol=1e-6)
 
 
-def test_root_normalise_gives_every_cell_the_same_say():
+def test_intra_normalise_gives_every_cell_the_same_say():
     """The second cell is a hundred times brighter; normalised, both have length one."""
-    cells = root_normalise(np.array([[1, 2, 3, 100, 200, 300]]), n_cells=2).reshape(2, 3)
+    cells = intra_normalise(np.array([[1, 2, 3, 100, 200, 300]]), n_cells=2).reshape(2, 3)
     np.testing.assert_allclose(cells[0], cells[1], rtol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(cells, axis=1), 1, rtol=1e-6)
 
@@ -183,6 +181,6 @@ def test_root_normalise_gives_every_cell_the_same_say():
     ("embeddings", "n_cells", "message"),
     [([[1, 2], [3, -4]], 1, "row 1 has negative"), ([[1, 2, 3]], 2, "do not divide"), ([[np.nan, 1]], 1, "row 0")],
 )
-def test_root_normalise_refuses(embeddings, n_cells, message):
+def test_intra_normalise_refuses(embeddings, n_cells, message):
     with pytest.raises(ValueError, match=message):
-        root_normalise(np.array(embeddings, float), n_cells=n_cells)
+        intra_normalise(np.array(embeddings, float), n_cells=n_cells)

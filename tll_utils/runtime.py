@@ -1,16 +1,55 @@
-"""Where things live and how runs are made repeatable."""
+"""What every room stands on: paths, seeds, Keras set up once and quietly, atomic writes, prefetch."""
 
+import hashlib
+import importlib.util
+import json
+import logging
 import os
-import random
+import sys
+import zipfile
+import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
+
+if TYPE_CHECKING:
+    import keras as keras
+
+DAMAGED = (EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error)  # raised while a damaged .npz file is read
+
+
+def __getattr__(name: str) -> Any:
+    """`from tll_utils.runtime import keras`: TensorFlow takes seconds to import, so only who needs it waits."""
+    if name == "keras":
+        return _keras()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+@cache
+def _keras():
+    """Keras without the notices TensorFlow writes straight to the process's stderr while it starts."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # nor what it logs of its first `fit`
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        import keras
+
+        keras.ops.zeros(1)  # the first operation looks for devices and says what it misses
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns of retracing, which many small networks cause
+    return keras
 
 
 def project_root() -> Path:
@@ -25,16 +64,41 @@ def cache_dir() -> Path:
     return path
 
 
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Path to write to instead of `path`, which is replaced when the block ends without an error.
+class PackagedFileError(RuntimeError):
+    """A file of an installed package that is missing or not the published one; the text names the remedy."""
 
-    A reader sees the old file or the new one, never half of one, and two processes do not write into each
-    other's. After an error the old file stays and nothing is left beside it.
-    """
-    path = Path(path)
+
+def packaged_file(package: str, name: str, *, sha256: str, requirement: str) -> Path:
+    """Path of a package's file `name`; nothing is imported. Raises PackagedFileError where it is missing or altered."""
+    remedy = f"pip install --force-reinstall {requirement}"
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise PackagedFileError(f"{Path(name).name} is not installed; {remedy}")
+    path = Path(spec.submodule_search_locations[0]) / name
+    if not path.is_file():
+        raise PackagedFileError(f"{path} is missing; {remedy}")
+    if sha256_of(path) != sha256:
+        raise PackagedFileError(f"{path} is not the published file (SHA-256 differs); {remedy}")
+    return path
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal; computed once a process unless the file's size or time changes."""
+    stat = path.stat()
+    return _sha256_of(path, stat.st_size, stat.st_mtime_ns)
+
+
+@cache
+def _sha256_of(path: Path, size: int, modified: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """A path to write to instead: its file replaces `path` when the block ends, and vanishes after an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")  # processes may write at once
     try:
         yield partial
         os.replace(partial, path)
@@ -42,13 +106,46 @@ def whole_file(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text with "\\n" line ends, atomically."""
+    with atomic_write(path) as partial:
+        partial.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_arrays(path: Path, arrays: Sequence[np.ndarray], facts: object = None) -> None:
+    """Write arrays, and facts as JSON, to one .npz file, atomically."""
+    with atomic_write(path) as partial, open(partial, "wb") as file:
+        np.savez(file, json.dumps(facts), *arrays)
+
+
+def read_arrays(path: Path) -> tuple[list[np.ndarray], Any]:
+    """The arrays and facts of `write_arrays`. Raises FileNotFoundError, or one of DAMAGED; no pickle is run."""
+    with np.load(path, allow_pickle=False) as file:
+        facts, *arrays = file.values()  # in the order they were written
+    return arrays, json.loads(str(facts))
+
+
 def set_seed(seed: int) -> None:
     """Seed Python, NumPy, Keras and its backend."""
-    random.seed(seed)
-    np.random.seed(seed)
-    from tll_utils.backend import keras
+    _keras().utils.set_random_seed(seed)
 
-    keras.utils.set_random_seed(seed)
+
+def has_gpu() -> bool:
+    """Whether Keras's backend has a GPU."""
+    return bool(_keras().distribution.list_devices("gpu"))
+
+
+@cache
+def has_bfloat16() -> bool:
+    """Whether this machine computes in bfloat16: its GPU (Ampere was the first) or, without one, its processor."""
+    _keras()
+    import tensorflow as tf
+
+    if gpus := tf.config.list_physical_devices("GPU"):
+        return tf.config.experimental.get_device_details(gpus[0])["compute_capability"][0] >= 8
+    cpuinfo = Path("/proc/cpuinfo")
+    flags = cpuinfo.read_text(encoding="utf-8").split() if cpuinfo.exists() else []
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags)
 
 
 def progress(**options) -> tqdm:
@@ -56,15 +153,12 @@ def progress(**options) -> tqdm:
     return tqdm(disable=os.environ.get("TLL_PROGRESS") == "0", **options)
 
 
-def ahead(function: Callable, items: Iterable, *, workers: int = 2, n_ahead: int = 4) -> Iterator:
-    """function(item) of every item, in order, computed by worker threads; at most n_ahead are begun and not taken.
-
-    The default keeps four batches of images decoded, so that decoding never starves what they are decoded for.
-    """
-    items = iter(items)
+def prefetch(function: Callable, items: Iterable, *, workers: int = 2, n_ahead: int = 4) -> Iterator:
+    """function(item) of every item, in order, computed by worker threads; at most n_ahead are begun and not taken."""
     with ThreadPoolExecutor(workers) as pool:
-        waiting = deque(pool.submit(function, item) for item in islice(items, n_ahead))
+        futures = (pool.submit(function, item) for item in items)
+        waiting = deque(islice(futures, n_ahead))
         while waiting:
             result = waiting.popleft().result()
-            waiting.extend(pool.submit(function, item) for item in islice(items, 1))
+            waiting.extend(islice(futures, 1))
             yield result

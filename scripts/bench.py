@@ -1,0 +1,240 @@
+"""Speed and memory, measured in one run on this machine: `make bench`, or `python -m scripts.bench [section …]`.
+
+Every ratio compares medians of repeats that take turns, so that whatever else the machine does meets all alike.
+"""
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+from unittest.mock import patch
+
+import dlib
+import numpy as np
+import pandas as pd
+
+from tll_utils.data.dataset import N_CANDIDATES, load_dataset
+from tll_utils.data.images import Images
+from tll_utils.data.pairs import pair_table
+from tll_utils.features.backbones import backbone
+from tll_utils.features.efficientnet_lite import efficientnet_lite
+from tll_utils.features.embedding import BATCH_SIZE, Extractor, embed
+from tll_utils.features.faces import find_faces
+from tll_utils.features.inference import compile_forward, precision_name
+from tll_utils.runtime import keras, project_root, write_text
+from tll_utils.siamese import training
+from tll_utils.siamese.batches import CachedImages, InBatchNegatives, PairBatches, cached
+from tll_utils.siamese.losses import masked_binary_cross_entropy
+
+REPEATS = 5
+N_FACE_IMAGES = 200
+N_SPEED = 2000  # images of the end-to-end run, as many as a side of the test set
+N_MEMORY = (1000, 8000)
+SIZE, BATCH, N_STEPS, N_QUERIES = (123, 100), 32, 2, 40
+NETWORK, LAYER, POOL = "efficientnet_lite0", "head", "grid3x2"
+QUIET: Any = 0  # Keras takes numbers and declares text
+
+Row = dict[str, object]
+
+
+def row(what: str, value: float, unit: str, *, ratio: float | None = None, to: str = "") -> Row:
+    """One line of the table: a value, and its ratio to another line of the same run."""
+    return {"what": what, "value": round(value, 1), "unit": unit, "ratio": ratio and round(ratio, 2), "ratio_to": to}
+
+
+def compared(values: Mapping[str, float], unit: str, *, costs: bool = False) -> list[Row]:
+    """Two lines, the reference first; the ratio is above 1 where the other one is faster, or costs less."""
+    (reference, base), (ours, value) = values.items()
+    ratio = base / value if costs else value / base
+    return [row(reference, base, unit), row(ours, value, unit, ratio=ratio, to=reference)]
+
+
+def interleaved(tasks: Mapping[str, Callable[[], object]], *, repeats: int = REPEATS) -> dict[str, float]:
+    """Median seconds of every task; they run in turns, after one run each that does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in tasks}
+    for repeat in range(repeats + 1):
+        for name, task in tasks.items():
+            started = time.perf_counter()
+            task()
+            if repeat:
+                seconds[name].append(time.perf_counter() - started)
+    return {name: float(np.median(values)) for name, values in seconds.items()}
+
+
+def repeated(images: Images, n: int) -> Images:
+    """The same files again and again, as a folder of n images."""
+    return Images([str(i) for i in range(n)], [images.files[i % len(images)] for i in range(n)])
+
+
+# --- embedding ------------------------------------------------------------------
+
+
+def embedding() -> list[Row]:
+    """Images a second of every engine, of the common way, and from files to embeddings on disk."""
+    images = load_dataset().train.left.base
+    batch = np.stack([images[i % len(images)] for i in range(BATCH_SIZE)])
+    network, fast = backbone(NETWORK), precision_name("auto", engine="openvino")
+    model = network.pooled_model([LAYER], [POOL], size=network.size)
+    keras_name, fast_name = "Keras float32, in memory", f"OpenVINO {fast}, in memory"
+    tasks: dict[str, Callable] = {keras_name: partial(compile_forward(model, engine="keras"), batch)}
+    for precision in sorted({"float32", fast}):
+        forward = compile_forward(model, engine="openvino", precision=precision)
+        tasks[f"OpenVINO {precision}, in memory"] = partial(forward, batch)
+    common, end_to_end = "common way: one image, one predict", f"files to disk, OpenVINO {fast}"
+    tasks[common] = partial(efficientnet_lite(0).predict, images[0][None], verbose=QUIET)
+    n_images = dict.fromkeys(tasks, len(batch)) | {common: 1, end_to_end: N_SPEED}
+    with patch.dict(os.environ, {"TLL_ENGINE": "openvino", "TLL_PRECISION": fast}):
+        tasks[end_to_end] = partial(_extract_anew, repeated(images, N_SPEED), network.extractor([LAYER], [POOL]))
+        seconds = interleaved(tasks)
+    speed = {name: n_images[name] / seconds[name] for name in tasks}
+    against = [(name, keras_name) for name in tasks if name.startswith("OpenVINO")]
+    against += [(end_to_end, fast_name), (end_to_end, common)]
+    references = [row(name, speed[name], "images/s") for name in (keras_name, common)]
+    return references + [row(a, speed[a], "images/s", ratio=speed[a] / speed[b], to=b) for a, b in against]
+
+
+def _extract_anew(images: Images, extractor: Extractor) -> None:
+    """Embed with an empty cache."""
+    with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, {"TLL_CACHE": folder}):
+        embed(images, extractor)
+
+
+# --- memory ---------------------------------------------------------------------
+
+
+def memory() -> list[Row]:
+    """Peak memory of an extraction, each in a process of its own: it must not grow with the number of images."""
+    return compared({f"extraction of {n:,} images": _peak_of_process(n) for n in N_MEMORY}, "MB")
+
+
+def _peak_of_process(n: int) -> float:
+    command = [sys.executable, "-m", "scripts.bench", "--peak", str(n)]
+    result = subprocess.run(command, check=True, capture_output=True, text=True, cwd=project_root())
+    return float(result.stdout.splitlines()[-1])
+
+
+def peak_memory(n: int) -> float:
+    """Megabytes this process needed at most, after embedding n images in the fastest precision."""
+    with patch.dict(os.environ, {"TLL_PRECISION": "auto"}):
+        _extract_anew(repeated(load_dataset().train.left.base, n), backbone(NETWORK).extractor([LAYER], [POOL]))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1e6 if sys.platform == "darwin" else 1e3)  # bytes there, kilobytes elsewhere
+
+
+# --- siamese --------------------------------------------------------------------
+
+
+def siamese() -> list[Row]:
+    """ResNet18 trained and scored with each image encoded once and pair by pair; the cost of its input pipeline."""
+    return [*_training(), *_scoring(), *_pipeline()]
+
+
+def _resnet18() -> keras.Model:
+    return training.build(tower="resnet18", head="absolute", pooling="2x2", size=SIZE)
+
+
+def _training() -> list[Row]:
+    """Epochs over the same pairs: in-batch negatives, and the report's table of 20 rows per pair."""
+    pairs = cached(load_dataset().train.take(np.arange(N_STEPS * BATCH)), SIZE)
+    once, paired = _resnet18(), training.row_by_row(_resnet18())
+    once.compile("adam", masked_binary_cross_entropy)
+    paired.compile("adam", keras.losses.BinaryCrossentropy(from_logits=True))
+    table = pair_table(pairs.left.ids, pairs.right.ids)
+    batches, table_batches = InBatchNegatives(pairs, batch_size=BATCH), PairBatches(table, pairs.left, pairs.right)
+    ours, reference = (f"an epoch of {len(pairs)} pairs, {way}" for way in ("each image encoded once", "pair by pair"))
+    tasks = {
+        reference: partial(paired.fit, table_batches, shuffle=False, verbose=QUIET),
+        ours: partial(once.fit, batches, shuffle=False, verbose=QUIET),
+    }
+    n_images = {f"images of {reference}": 2 * len(table), f"images of {ours}": 2 * len(pairs)}
+    return compared(n_images, "images", costs=True) + compared(interleaved(tasks, repeats=1), "s", costs=True)
+
+
+def _scoring() -> list[Row]:
+    """Queries of 20 candidates: every image encoded once for the whole matrix, and one predict per candidate."""
+    test = load_dataset().test
+    rows = np.arange(min(N_QUERIES, len(test)))
+    columns, candidates = np.unique(test.candidates[rows], return_inverse=True)
+    candidates = candidates.reshape(len(rows), N_CANDIDATES)
+    left, right = CachedImages(test.left.take(rows), SIZE), CachedImages(test.right.take(columns), SIZE)
+    model = _resnet18()
+    one_by_one = partial(_one_by_one, training.row_by_row(model), left, right, candidates)
+    at_once = partial(_at_once, model, left, right, candidates)
+    if not np.allclose(one_by_one(), at_once(), atol=1e-2):  # bfloat16 rounds batches of other sizes differently
+        raise AssertionError("scores of shared encodings and of single pairs differ")
+    what = f"scoring {len(rows)}×20 candidates"
+    tasks = {f"{what}, one predict per candidate": one_by_one, f"{what}, each image encoded once": at_once}
+    return compared(interleaved(tasks, repeats=2), "s", costs=True)
+
+
+def _one_by_one(model: keras.Model, left: CachedImages, right: CachedImages, candidates: np.ndarray) -> np.ndarray:
+    pairs = [(left[i][None], right[j][None]) for i, row in enumerate(candidates) for j in row]
+    return np.reshape([model.predict(pair, verbose=QUIET)[0] for pair in pairs], candidates.shape)
+
+
+def _at_once(model: keras.Model, left: CachedImages, right: CachedImages, candidates: np.ndarray) -> np.ndarray:
+    return np.take_along_axis(training.score_matrix(model, left, right), candidates, axis=1)
+
+
+def _pipeline() -> list[Row]:
+    """Epochs of training fed from files, decoded in the first of five, and the same steps fed one batch in memory."""
+    pairs, epochs = load_dataset().train.take(np.arange(N_STEPS * BATCH)), 5
+    model = _resnet18()
+    model.compile("adam", masked_binary_cross_entropy)
+    batch = InBatchNegatives(cached(pairs, SIZE), batch_size=BATCH)[0]
+    tasks = {
+        "training on one batch in memory": lambda: [model.train_on_batch(*batch) for _ in range(N_STEPS * epochs)],
+        "training from files": lambda: model.fit(
+            InBatchNegatives(cached(pairs, SIZE), batch_size=BATCH), epochs=epochs, shuffle=False, verbose=QUIET
+        ),
+    }
+    seconds = interleaved(tasks, repeats=3)
+    return compared({name: 2 * len(pairs) * epochs / seconds[name] for name in tasks}, "images/s")
+
+
+# --- faces ----------------------------------------------------------------------
+
+
+def faces() -> list[Row]:
+    """Native scale first and enlarged where nothing was found, against every image enlarged; one process each."""
+    images = load_dataset().train.left
+    pictures = [images[i] for i in range(min(N_FACE_IMAGES, len(images)))]
+    detector = dlib.get_frontal_face_detector()  # pyright: ignore[reportAttributeAccessIssue]
+    ways = {
+        "faces, all images enlarged": lambda: sum(bool(detector.run(picture, 1, -0.3)[0]) for picture in pictures),
+        "faces, native scale first": lambda: sum(bool(find_faces(picture)) for picture in pictures),
+    }
+    found = {f"images with {name}": way() for name, way in ways.items()}
+    seconds = interleaved(ways, repeats=2)
+    return compared({name: len(pictures) / seconds[name] for name in ways}, "images/s") + compared(found, "images")
+
+
+SECTIONS = {"embedding": embedding, "memory": memory, "siamese": siamese, "faces": faces}
+
+
+def main() -> None:
+    """The command line: print the table and write it to build/bench.csv."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("sections", nargs="*", help=f"default: all of {', '.join(SECTIONS)}")
+    parser.add_argument("--peak", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    os.environ["TLL_PROGRESS"] = "0"
+    if arguments.peak:
+        print(peak_memory(arguments.peak))
+        return
+    sections = arguments.sections or list(SECTIONS)
+    if unknown := set(sections) - set(SECTIONS):
+        parser.error(f"unknown sections {sorted(unknown)}; known: {', '.join(SECTIONS)}")
+    table = pd.DataFrame([{"section": section, **line} for section in sections for line in SECTIONS[section]()])
+    write_text(project_root() / "build" / "bench.csv", table.to_csv(index=False))
+    print(table.to_string(index=False, na_rep=""))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""Runs every notebook in order and binds them into one page: `make report`, `make notebooks`."""
+
+import argparse
+import copy
+import os
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+from jupyter_client.kernelspec import NoSuchKernel
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from nbconvert import HTMLExporter
+
+from tll_utils.report.figures import redraw_figures
+from tll_utils.runtime import progress, project_root, write_text
+
+CELL_TIMEOUT = None  # training cells on the real data take hours; no cell may run into a limit
+STARTUP_TIMEOUT = 300  # seconds for a kernel to answer, which a busy machine with two cores may need
+METADATA = {
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
+
+
+class NotebookError(RuntimeError):
+    """A notebook stopped; the text names notebook and cell."""
+
+
+def notebook_paths() -> list[Path]:
+    """The numbered notebooks, in order."""
+    return sorted((project_root() / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+
+
+def run_notebook(path: Path) -> nbformat.NotebookNode:
+    """The notebook with fresh outputs, run top to bottom in its own kernel.
+
+    Raises NotebookError, naming notebook and cell, where a cell fails, the kernel dies in it or does not start.
+    """
+    notebook = nbformat.read(path, as_version=4)
+    client = NotebookClient(
+        notebook,
+        timeout=CELL_TIMEOUT,
+        startup_timeout=STARTUP_TIMEOUT,
+        kernel_name="python3",
+        record_timing=False,
+        resources={"metadata": {"path": str(path.parent)}},
+    )
+    number, name = 0, f"of {len(notebook.cells)} in {path.name}"
+    try:
+        # A bar inside a notebook would be an output; this runner shows its own.
+        with (
+            client.setup_kernel(env={**os.environ, "TLL_PROGRESS": "0"}),
+            progress(iterable=notebook.cells, desc=path.stem, unit="cell") as cells,
+        ):
+            for number, cell in enumerate(cells, 1):
+                client.execute_cell(cell, number - 1, execution_count=client.code_cells_executed + 1)
+    except CellExecutionError as error:
+        raise NotebookError(f"cell {number} {name} failed:\n{error}") from None
+    except (NoSuchKernel, OSError, RuntimeError) as error:
+        reason = "kernel died, perhaps for want of memory" if number else "kernel did not start"
+        raise NotebookError(f"cell {number or 1} {name}: the {reason} ({error})") from error
+    return notebook
+
+
+def bind(notebooks: list[nbformat.NotebookNode]) -> str:
+    """One HTML page of all notebooks, one after the other."""
+    book = copy.deepcopy(notebooks[0])
+    book.cells = [cell for notebook in notebooks for cell in copy.deepcopy(notebook.cells)]
+    for number, cell in enumerate(book.cells):
+        cell.id = f"cell-{number}"  # ids repeat between notebooks
+    book.metadata["title"] = "Totally Looks Like: a course report"
+    return HTMLExporter(embed_images=True).from_notebook_node(book)[0]
+
+
+def write_report(build: Path) -> None:
+    """Executed notebooks, the run's plots and `report.html` under `build`, and `figures/` redrawn."""
+    build.mkdir(parents=True, exist_ok=True)
+    redraw_figures()  # first, since the notebooks show them
+    notebooks = []
+    for path in notebook_paths():
+        notebooks.append(run_notebook(path))
+        nbformat.write(notebooks[-1], build / path.name)
+    write_text(build / "report.html", bind(notebooks))
+
+
+def refresh_notebooks() -> None:
+    """Run the notebooks and write their outputs into the committed files."""
+    for path in notebook_paths():
+        notebook = run_notebook(path)
+        notebook.metadata = nbformat.from_dict(METADATA)
+        nbformat.write(notebook, path)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--in-place", action="store_true", help="refresh the committed outputs instead")
+    arguments = parser.parse_args()
+    started = time.time()
+    try:
+        if arguments.in_place:
+            refresh_notebooks()
+        else:
+            write_report(project_root() / "build")
+    except NotebookError as error:
+        sys.exit(str(error))
+    print(f"done in {time.time() - started:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

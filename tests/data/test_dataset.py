@@ -1,0 +1,264 @@
+"""The data set as it is found, loaded and handed out."""
+
+import csv
+import os
+import shutil
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import picture
+from tll_utils import runtime
+from tll_utils.data.dataset import DatasetError, load_dataset
+
+
+def report(path: Path) -> str:
+    with pytest.raises(DatasetError) as error:
+        load_dataset(path)
+    return str(error.value)
+
+
+def replace(file: Path, old: str, new: str) -> None:
+    text = file.read_text(encoding="utf-8")
+    assert old in text
+    file.write_text(text.replace(old, new, 1), encoding="utf-8")
+
+
+def zipped(folder: Path, top: str = "") -> Path:
+    """A zip of the folder beside it, its content under `top`."""
+    target = folder.with_suffix(".zip")
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in folder.rglob("*"):
+            if file.is_file():
+                archive.write(file, top + file.relative_to(folder).as_posix())
+    return target
+
+
+def write_truth(root: Path, rows: str = "q0,g3\nq1,g1\nq2,g0\n") -> None:
+    (root / "test_truth.csv").write_text("left,right\n" + rows, encoding="utf-8")
+
+
+# --- a sound data set -----------------------------------------------------------
+
+
+def test_tables_and_images_are_loaded(tiny):
+    """Candidates of q2 are g2…g20 and g0; the gallery is sorted as text: g0, g1, g10, …, g19, g2, g20, g3, …"""
+    data = load_dataset(tiny)
+    assert data.name == "tiny" and len(data.train) == 6 and len(data.test) == 3
+    assert data.train.left.ids == ("l0", "l1", "l2", "l3", "l4", "l5")
+    assert data.train.right.ids == ("r0", "r1", "r2", "r3", "r4", "r5")
+    assert data.test.right.ids[:4] == ("g0", "g1", "g10", "g11")
+    assert data.test.candidates.shape == (3, 20) and np.issubdtype(data.test.candidates.dtype, np.integer)
+    listed = [data.test.right.ids[column] for column in data.test.candidates[2]]
+    assert listed == [*(f"g{i}" for i in range(2, 21)), "g0"]
+    assert data.test.match is None and data.factors is None and data.notes.empty
+
+
+def test_images_are_decoded_on_access(tiny):
+    """Images 0, 1, … of train/right were drawn from seeds 100, 101, …"""
+    right = load_dataset(tiny).train.right
+    assert right[3].shape == (245, 200, 3) and right[3].dtype == np.uint8
+    assert np.abs(right[3].astype(int) - picture(103)).mean() < 5
+    assert right.read_bytes(3) == (tiny / "train" / "right" / "r3.jpg").read_bytes()
+    assert len(list(right)) == 6 and np.array_equal(right[-1], right[np.int64(5)])
+
+
+def test_views_know_their_base(tiny):
+    """Rows [4, 2, 0] and of these [2, 0] are rows [0, 4] of the whole."""
+    pairs = load_dataset(tiny).train
+    view = pairs.take(np.array([4, 2, 0])).take([2, 0])
+    assert view.left.ids == ("l0", "l4") and view.right.ids == ("r0", "r4") and len(view) == 2
+    assert view.left.rows.tolist() == [0, 4] and view.left.base is pairs.left
+    assert view.left.fingerprint == pairs.left.fingerprint
+    assert np.array_equal(view.right[1], pairs.right[4])
+    assert pairs.left.base is pairs.left and pairs.left.rows.tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_bool_mask_takes_rows(tiny):
+    pairs = load_dataset(tiny).train
+    assert pairs.take(np.array([True, False, False, True, False, False])).left.ids == ("l0", "l3")
+
+
+def test_truth_and_factors_of_the_sample(tiny):
+    """True rights g3, g1, g0 are columns 14, 1, 0 of g0 g1 g10…g19 g2 g20 g3."""
+    write_truth(tiny, "q1,g1\nq0,g3\nq2,g0\n")
+    (tiny / "factors.csv").write_text("part,left,right,factor\ntrain,l2,r2,pose\ntest,q0,g3,face\n", encoding="utf-8")
+    data = load_dataset(tiny)
+    assert data.test.match.tolist() == [14, 1, 0]
+    assert data.factors.to_dict("list") == {
+        "part": ["train", "test"],
+        "left": ["l2", "q0"],
+        "right": ["r2", "g3"],
+        "factor": ["pose", "face"],
+    }
+
+
+def test_an_empty_table_of_factors_is_not_a_missing_one(tiny):
+    (tiny / "factors.csv").write_text("part,left,right,factor\n", encoding="utf-8")
+    factors = load_dataset(tiny).factors
+    assert factors is not None and factors.empty and list(factors) == ["part", "left", "right", "factor"]
+
+
+@pytest.mark.parametrize("name", ["nan", "NA", "null", "None", "NULL", "123", "1e5", "true"])
+def test_ids_that_look_like_missing_values_or_numbers_are_ids(tiny, name):
+    replace(tiny / "train.csv", "l2,", f"{name},")
+    replace(tiny / "test_candidates.csv", "q1,", f"{name},")
+    (tiny / "train/left/l2.jpg").rename(tiny / f"train/left/{name}.jpg")
+    (tiny / "test/left/q1.jpg").rename(tiny / f"test/left/{name}.jpg")
+    data = load_dataset(tiny)
+    assert data.train.left.ids[2] == name and data.test.left.ids[1] == name
+
+
+def test_a_table_from_a_spreadsheet_is_read(tiny):
+    """Byte-order mark, Windows line ends, quotes, a blank line and a further column do no harm."""
+    text = (tiny / "train.csv").read_text(encoding="utf-8").replace("right\n", "right,mark\n")
+    text = text.replace("l1,r1\n", '\n"l1",r1,x\n')
+    text = "\r\n".join(line + "," if line.count(",") == 1 else line for line in text.splitlines())
+    (tiny / "train.csv").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert load_dataset(tiny).train.left.ids == ("l0", "l1", "l2", "l3", "l4", "l5")
+
+
+def test_a_data_set_without_test_rows_is_read(tiny):
+    header = (tiny / "test_candidates.csv").read_text(encoding="utf-8").splitlines()[0]
+    (tiny / "test_candidates.csv").write_text(header + "\n", encoding="utf-8")
+    shutil.rmtree(tiny / "test")
+    test = load_dataset(tiny).test
+    assert len(test) == 0 and test.candidates.shape == (0, 20) and len(test.right) == 0
+
+
+def test_the_place_of_the_truth_in_each_list(tiny):
+    """q0 lists g0 g1 …, so g3 stands in place 3; q1 lists g1 first; g0 is the last of q2's. Unpublished: None."""
+    assert load_dataset(tiny).test.truth is None
+    write_truth(tiny)
+    assert load_dataset(tiny).test.truth.tolist() == [3, 0, 19]
+
+
+# --- folder, zip, fingerprint, data sources --------------------------------------------
+
+
+@pytest.mark.parametrize("top", ["", "challenge/"])
+def test_a_zip_is_the_same_data_set(tiny, top):
+    folder, archive = load_dataset(tiny), load_dataset(zipped(tiny, top))
+    assert archive.name == "tiny" and archive.fingerprint == folder.fingerprint
+    assert archive.train.left.fingerprint == folder.train.left.fingerprint
+    assert np.array_equal(archive.test.candidates, folder.test.candidates)
+    assert all(np.array_equal(a, b) for a, b in zip(archive.test.right, folder.test.right, strict=True))
+
+
+def test_a_zip_is_read_from_threads(tiny):
+    """8 threads read the 21 gallery images 20 times each as one thread does."""
+    gallery = load_dataset(zipped(tiny)).test.right
+    expected = [gallery.read_bytes(i) for i in range(21)]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(gallery.read_bytes, list(range(21)) * 20)) == expected * 20
+
+
+def test_the_folder_may_lie_one_deeper(tiny, tmp_path):
+    (tmp_path / "outer").mkdir()
+    shutil.move(tiny, tmp_path / "outer" / "inner")
+    assert len(load_dataset(tmp_path / "outer").train) == 6
+
+
+def test_files_strewn_by_operating_systems_are_ignored(tiny):
+    for name in (".DS_Store", "._l1.jpg", "Thumbs.db"):
+        (tiny / "train/left" / name).write_bytes(b"x")
+    assert len(load_dataset(tiny).train) == 6
+
+
+def test_the_fingerprint_depends_on_content_not_on_times(tiny):
+    before = load_dataset(tiny).fingerprint
+    for file in tiny.rglob("*.jpg"):
+        os.utime(file, (1, 1))
+    assert load_dataset(tiny).fingerprint == before
+    shutil.copy(tiny / "train/left/l1.jpg", tiny / "train/left/l0.jpg")
+    assert load_dataset(tiny).fingerprint != before
+
+
+@pytest.mark.parametrize(
+    "table, old, new", [("train.csv", "l0,r0\nl1,r1", "l0,r1\nl1,r0"), ("test_candidates.csv", "g4,g5", "g5,g4")]
+)
+def test_the_fingerprint_depends_on_the_tables(tiny, table, old, new):
+    before = load_dataset(tiny).fingerprint
+    replace(tiny / table, old, new)
+    assert load_dataset(tiny).fingerprint != before
+
+
+def test_the_truth_changes_the_fingerprint(tiny):
+    before = load_dataset(tiny).fingerprint
+    write_truth(tiny)
+    assert load_dataset(tiny).fingerprint != before
+
+
+@pytest.fixture
+def checkout(tiny, tmp_path, monkeypatch):
+    """A checkout with only a sample in it."""
+    monkeypatch.setattr(runtime, "project_root", lambda: tmp_path / "checkout")
+    monkeypatch.delenv("TLL_DATA", raising=False)
+    shutil.copytree(tiny, tmp_path / "checkout" / "data" / "sample")
+    return tmp_path / "checkout"
+
+
+COUNTS = "6 training pairs · 3 test lefts × 20 candidates\n"
+
+
+def test_the_sample_is_the_default(checkout, capsys):
+    assert load_dataset().name == "sample"
+    assert capsys.readouterr().out == f"data set: sample (data/sample) · {COUNTS}"
+
+
+def test_data_tll_comes_before_the_sample(checkout, capsys):
+    shutil.copytree(checkout / "data/sample", checkout / "data/tll")
+    assert load_dataset().name == "TLL"
+    assert capsys.readouterr().out == f"data set: TLL (data/tll) · {COUNTS}"
+
+
+@pytest.mark.parametrize("relative", [True, False])
+def test_tll_data_comes_first(checkout, tiny, monkeypatch, capsys, relative):
+    """A relative path starts at the checkout; the line never shows the path."""
+    (checkout / "data/tll").mkdir()
+    monkeypatch.setenv("TLL_DATA", "../tiny" if relative else str(tiny))
+    assert load_dataset().name == "TLL"
+    assert capsys.readouterr().out == f"data set: TLL ($TLL_DATA) · {COUNTS}"
+
+
+def test_the_sample_can_be_asked_for_where_the_real_data_is(checkout, monkeypatch, capsys):
+    """`make test` does so: the committed outputs are those of the sample."""
+    shutil.copytree(checkout / "data/sample", checkout / "data/tll")
+    monkeypatch.setenv("TLL_DATA", "data/sample")
+    assert load_dataset().name == "sample"
+    assert capsys.readouterr().out == f"data set: sample (data/sample) · {COUNTS}"
+
+
+def test_a_given_path_comes_before_everything(checkout, tiny, monkeypatch, capsys):
+    monkeypatch.setenv("TLL_DATA", "nowhere")
+    assert load_dataset(str(zipped(tiny))).name == "tiny"
+    assert capsys.readouterr().out == f"data set: tiny (given path) · {COUNTS}"
+
+
+def test_a_wrong_tll_data_is_an_error_not_the_sample(checkout, monkeypatch):
+    monkeypatch.setenv("TLL_DATA", "nowhere")
+    with pytest.raises(DatasetError, match=r"nowhere: no such folder or zip — .*unset TLL_DATA"):
+        load_dataset()
+
+
+def test_a_folder_without_train_csv_is_named(tmp_path):
+    assert "holds no train.csv — give the folder or zip" in report(tmp_path)
+
+
+def test_a_cut_off_zip_is_named(tiny):
+    archive = zipped(tiny)
+    archive.write_bytes(archive.read_bytes()[:5000])
+    assert "neither a folder nor a whole zip" in report(archive) and "download it again" in report(archive)
+
+
+def test_the_committed_sample_is_sound():
+    """test_truth.csv names the true right of every test left."""
+    root = runtime.project_root() / "data" / "sample"
+    data = load_dataset(root)
+    assert data.notes.empty and len(data.factors) == len(data.train) + len(data.test)
+    with (root / "test_truth.csv").open(newline="") as file:
+        truth = {row["left"]: row["right"] for row in csv.DictReader(file)}
+    assert [data.test.right.ids[column] for column in data.test.match] == [truth[i] for i in data.test.left.ids]

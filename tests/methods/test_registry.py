@@ -1,0 +1,149 @@
+"""Every method by name, on the drawn sample: fitted, scored, copied, printed; and nothing of the scored pairs leaks."""
+
+import numpy as np
+import pytest
+from sklearn.base import BaseEstimator, clone
+
+from tll_utils.data.images import Images
+from tll_utils.data.pairs import Pairs
+from tll_utils.evaluation.metrics import expected_topk
+from tll_utils.methods import registry
+from tll_utils.methods.adapters import BLOCKS, Adapter
+from tll_utils.methods.base import BorderNeutral
+from tll_utils.methods.fine_tuning import FineTuned
+from tll_utils.methods.from_scratch import SiameseNetwork
+from tll_utils.methods.registry import METHODS, SubCategories, get_entry, get_method
+
+N_TRAIN = 48
+# One epoch says as much about the interface as thirty.
+QUICK = {
+    SiameseNetwork: {"epochs": 1, "size": (49, 40), "batch_size": 20},
+    Adapter: {"epochs": 1, "n_seeds": 1, "width": 16},
+    FineTuned: {"epochs": 1, "width": 16},
+}
+SMALL_TOWERS = {"resnet18": "small", "vgg16": "small_vgg"}
+WITH_OWN_TOWER = ("resnet18_infonce", "vgg16_relu_cosine")  # half a minute more for the others
+
+
+def quick(name):
+    """The method of that name with as little training as there is."""
+    method = get_method(name)
+    for part in estimators(method):
+        part.set_params(**QUICK.get(type(part), {}))
+        if isinstance(part, SiameseNetwork) and name not in WITH_OWN_TOWER:
+            part.set_params(tower=SMALL_TOWERS[part.tower])
+    return method
+
+
+def estimators(value):
+    """The estimators in a value, an estimator itself and those in its parameters."""
+    if isinstance(value, list):
+        return [part for member in value for part in estimators(member)]
+    if not isinstance(value, BaseEstimator):
+        return []
+    return [value, *estimators(list(value.get_params(deep=False).values()))]
+
+
+# --- all methods ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [*METHODS, "lite0_border_neutral", "best_tuned_border_neutral"])
+def test_every_method_fits_and_scores(name, sample, trainings):
+    """S is float32 (n_left, n_right) and finite, and rights in another order have the scores they had before."""
+    left, right = sample.left.take(range(N_TRAIN, 64)), sample.right.take(range(N_TRAIN, 60))
+    method = quick(name)
+    assert method.fit(sample.take(range(N_TRAIN))) is method
+    S = method.scores(left, right)
+    assert S.shape == (16, 12) and S.dtype == np.float32 and np.isfinite(S).all()
+    order = np.random.default_rng(0).permutation(12)
+    again = method.scores(left, right.take(order))
+    np.testing.assert_allclose(again, S[:, order], rtol=1e-4, atol=1e-4 * np.ptp(S))
+
+
+@pytest.mark.parametrize("name", [*METHODS, "best_border_neutral"])
+def test_methods_copy_and_print(name):
+    """A clone has the same parameters, down to the members of members; printed, a method names its class."""
+    method = get_method(name)
+    assert repr(clone(method)) == repr(method)
+    assert repr(method).startswith(f"{type(method).__name__}(")
+
+
+@pytest.mark.parametrize("name", ["lite0", "classic_fusion", "adapter_lite0"])
+def test_fit_sees_the_training_pairs_only(name, sample):
+    """Twenty-four pairs in a folder of their own, or with forty others beside them: the same scores."""
+    alone = Pairs(*(Images(side.ids[:24], side.files[:24]) for side in (sample.left, sample.right)))
+    a, b = (quick(name).fit(pairs).scores(pairs.left, pairs.right) for pairs in (alone, sample.take(range(24))))
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * np.ptp(a))
+
+
+@pytest.mark.parametrize("name", registry.UNTRAINED | registry.FUSIONS)
+def test_few_training_pairs_suffice_where_no_network_is_trained(name, sample):
+    """Ten make no candidate list: nothing is chosen and no weight learned."""
+    S = get_method(name).fit(sample.take(range(10))).scores(sample.left, sample.right)
+    assert S.shape == (64, 64) and np.isfinite(S).all()
+
+
+@pytest.mark.parametrize("name", ["border_geometry", "file_size", "lab_histogram", "tiny_image", "hog"])
+def test_every_shortcut_beats_chance_on_the_sample(name, sample):
+    """The audit is worth its name only where the shortcut is there: each scores above chance on its own pairs."""
+    S = get_method(name).fit(sample).scores(sample.left, sample.right)
+    assert expected_topk(S, np.arange(len(sample))) > 0.12
+
+
+# --- names ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["clip", "clip_border_neutral"])
+def test_unknown_method_is_named_with_the_known_ones(name):
+    with pytest.raises(ValueError, match=f"'{name}'; known: border_geometry.* each also with _border_neutral"):
+        get_method(name)
+
+
+def test_a_border_neutral_entry_says_so():
+    """What the report published is no number of it, and it is no headline unless listed."""
+    plain, neutral = get_entry("resnet18_absolute"), get_entry("resnet18_absolute_border_neutral")
+    assert isinstance(neutral.method, BorderNeutral) and neutral.method.method is plain.method
+    assert neutral.border_neutral and neutral.title == f"{plain.title}, border-neutral"
+    assert plain.report_top2 == 0.198 and neutral.report_top2 is None
+    assert plain.headline and not neutral.headline
+    assert all(get_entry(name).headline for name in registry.HEADLINE_BORDER_NEUTRAL)
+
+
+def test_a_method_is_a_copy():
+    """What is changed on it, or on a member of it, changes neither the registry nor methods that share the member."""
+    get_method("best_tuned").members[0].set_params(epochs=999)
+    get_method("best").set_params(epochs=999)
+    assert {get_method(name).epochs for name in ("best", "best_one_to_one")} == {30}
+    assert get_method("best_tuned").members[0].epochs == 30
+
+
+def test_titles_are_unique_and_the_default_is_registered():
+    titles = [entry.title for entry in METHODS.values()]
+    assert len(titles) == len(set(titles)) and registry.DEFAULT_METHOD in METHODS
+
+
+def test_notes_of_a_network_are_made_from_its_parameters():
+    notes = get_entry("resnet18_infonce").notes
+    assert notes == "input 123×100, 60 epochs, batch 64, mirrored views averaged"
+    assert get_entry("resnet18_absolute_full").notes == "input 245×200, 10 epochs, batch 32"
+
+
+# --- parts ----------------------------------------------------------------------
+
+
+def test_subsets_are_all_inputs_all_without_faces_and_each_network_with_faces():
+    faces = {name for name in BLOCKS if name.startswith("face")}
+    networks = [{f"lite{variant}_head", f"lite{variant}_stage5"} for variant in (0, 1, 2)]
+    everything = set().union(*networks, faces)
+    assert [set(names) for names in registry.SUBSETS] == [
+        everything, everything - faces, *(network | faces for network in networks)
+    ]  # fmt: skip
+
+
+def test_sub_categories_are_three_clusters_with_and_without_a_face(sample):
+    """Group = 2 · cluster + face; a left has its group whatever other lefts are asked for."""
+    groups = SubCategories().fit(sample.take(range(N_TRAIN)))
+    names = groups.predict(sample.left)
+    np.testing.assert_array_equal(names % 2, registry.FACE_FOUND(sample.left)[:, 0])
+    assert set(names // 2) == {0, 1, 2}
+    np.testing.assert_array_equal(groups.predict(sample.left.take([5, 60])), names[[5, 60]])

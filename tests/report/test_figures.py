@@ -1,0 +1,61 @@
+"""Committed figures belong to the recorded results, and every figure ships the data behind it."""
+
+import json
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+
+from tll_utils.report import figures
+from tll_utils.report.results import results_dir
+from tll_utils.runtime import project_root, sha256_of
+
+FOLDER = project_root() / "figures"
+MANIFEST = json.loads((FOLDER / "manifest.json").read_text(encoding="utf-8"))
+
+
+def test_manifest_lists_every_figure_and_no_other_file_lies_about():
+    assert list(MANIFEST) == list(figures.FIGURES)
+    expected = {"manifest.json"} | {f"{name}.{kind}" for name in figures.FIGURES for kind in ("png", "csv")}
+    assert {path.name for path in FOLDER.iterdir()} == expected
+
+
+@pytest.mark.parametrize("name", figures.FIGURES)
+def test_figure_was_drawn_from_the_recorded_results(name):
+    """Recording new results without `make report` leaves another hash in the manifest, or a file it does not name."""
+    recorded = {source for source in figures.FIGURES[name][1] if (results_dir() / source).exists()}
+    sources = {source: sha256_of(results_dir() / source) for source in recorded}
+    assert MANIFEST[name]["sources"] == sources, "run `make report` and commit figures/"
+    assert MANIFEST[name]["data"] == {f"{name}.csv": sha256_of(FOLDER / f"{name}.csv")}
+
+
+def test_redrawing_gives_the_committed_data(tmp_path):
+    figures.redraw_figures(tmp_path)
+    for name in figures.FIGURES:
+        pd.testing.assert_frame_equal(pd.read_csv(tmp_path / f"{name}.csv"), pd.read_csv(FOLDER / f"{name}.csv"))
+    assert json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8")) == MANIFEST
+
+
+def test_bars_stand_beside_the_published_numbers():
+    """The report's best is its VGG16 with face features, 0.505."""
+    fig, table = figures.FIGURES["adapters"][0]()
+    marks = {text.get_text(): text.get_position()[0] for text in fig.axes[0].texts}
+    assert (marks["chance"], marks["report's best"], marks["best public claim"]) == (0.1, 0.505, 0.83)
+    assert len(table) == len(fig.axes[0].get_yticklabels())
+    plt.close(fig)
+
+
+def test_model_summary_counts_the_head_of_the_report():
+    """512 averages of |a−b| and a bias: 513 parameters behind the tower."""
+    fig, table = figures.model_summary()
+    assert table.iloc[-1]["parameters"] == 513
+    plt.close(fig)
+
+
+def test_figure_of_results_tells_the_tasks_apart():
+    fig, table = figures.results()
+    color = table.set_index("method")["color"]
+    assert color["pretrained VGG16 (report)"] == figures.plots.REPORT
+    assert color["HOG"] == figures.plots.OURS and color["best, belief propagation"] == figures.plots.TOGETHER
+    assert (table["low"] <= table["top2"]).all() and (table["top2"] <= table["high"]).all()
+    plt.close(fig)

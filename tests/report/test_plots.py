@@ -1,0 +1,133 @@
+"""Pictures show what they were given: checked on the drawn objects, not on pixels."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_rgba
+
+from tll_utils.data.dataset import load_dataset
+from tll_utils.report import plots
+from tll_utils.runtime import project_root
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+def image(value):
+    return np.full((245, 200, 3), value, np.uint8)
+
+
+def test_candidates_stand_in_order_of_score_with_the_truth_framed():
+    """Scores 0.1, 0.9, 0.5: shown are candidates 1, 2, 0. The truth, candidate 2, has the green frame."""
+    candidates = [image(value) for value in (10, 20, 30)]
+    fig = plots.candidate_grid(image(0), candidates, np.array([0.1, 0.9, 0.5]), 2, title="question")
+    drawn = [ax for ax in fig.axes if ax.images]
+    shown = {ax.get_title(): ax for ax in drawn}
+    assert [ax.get_title() for ax in drawn] == ["question", "0.90", "0.50", "", "0.10"]
+    assert shown["0.50"].images[0].get_array()[0, 0, 0] == 30
+    framed = [title for title, ax in shown.items() if ax.spines["top"].get_edgecolor() == to_rgba(plots.TRUE)]
+    assert framed == ["0.50"]
+
+
+def test_grid_leaves_places_of_shorter_rows_empty():
+    fig = plots.image_grid(
+        [[image(1)], [image(2), image(3)]], [["one"], ["two", "three"]], [[plots.TRUE], [None, None]]
+    )
+    assert [ax.axison for ax in fig.axes] == [True, False, True, True]
+    assert [ax.get_title() for ax in fig.axes] == ["one", "", "two", "three"]
+    assert [int(ax.images[0].get_array()[0, 0, 0]) for ax in fig.axes if ax.images] == [1, 2, 3]
+    assert [ax.spines["left"].get_visible() for ax in fig.axes] == [True, True, False, False]
+
+
+def test_pairs_stand_one_above_the_other_under_their_ids():
+    pairs = load_dataset(project_root() / "data" / "sample").train
+    fig = plots.pair_grid(pairs, [7, 2])
+    assert [ax.get_title() for ax in fig.axes] == [pairs.left.ids[7], pairs.left.ids[2], "", ""]
+    for ax, drawn in zip(fig.axes, (pairs.left[7], pairs.left[2], pairs.right[7], pairs.right[2]), strict=True):
+        np.testing.assert_array_equal(ax.images[0].get_array(), drawn)
+
+
+def test_bars_are_sorted_and_carry_their_numbers():
+    table = pd.DataFrame({"method": ["low", "high"], "top2": [0.2, 0.6], "low": [0.1, 0.5], "high": [0.3, 0.7]})
+    _, ax = plt.subplots()
+    plots.accuracy_bars(ax, table.iloc[::-1], reference={"report": 0.5})
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["low", "high"]  # bottom to top
+    assert {"0.200", "0.600", "chance", "report"} <= {text.get_text() for text in ax.texts}
+
+
+def test_heat_map_writes_every_number():
+    _, ax = plt.subplots()
+    plots.heat_map(ax, pd.DataFrame([[0.1, 0.22], [0.333, 0.4]]), label="top-2")
+    assert [text.get_text() for text in ax.texts] == ["0.10", "0.22", "0.33", "0.40"]
+
+
+def test_histogram_separates_true_pairs_from_foils():
+    """A 3×3 matrix has 6 foils and 3 true pairs; densities have area one each."""
+    _, ax = plt.subplots()
+    plots.score_histogram(ax, np.eye(3) + 0.01, np.arange(3), xlabel="score")
+    areas = [sum(bar.get_height() * bar.get_width() for bar in bars) for bars in ax.containers]
+    assert areas == pytest.approx([1, 1])
+    assert ax.containers[0][0].get_height() > 0 and ax.containers[0][-1].get_height() == 0
+
+
+def test_saved_figure_has_its_data_beside_it_and_the_same_bytes_each_time(tmp_path):
+    data = pd.DataFrame({"x": [1, 2]})
+    for folder in ("a", "b"):
+        fig, ax = plt.subplots()
+        ax.plot(data.x)
+        plots.save_figure(fig, "line", data, folder=tmp_path / folder)
+    assert pd.read_csv(tmp_path / "a" / "line.csv").equals(data)
+    assert (tmp_path / "a" / "line.png").read_bytes() == (tmp_path / "b" / "line.png").read_bytes()
+
+
+def test_face_boxes_and_landmarks_are_drawn_where_they_are():
+    """Two boxes, the first solid, the second dotted; the landmarks of the first in between."""
+    _, ax = plt.subplots()
+    plots.face_boxes(ax, image(0), np.array([[10, 20, 60, 80], [100, 20, 130, 50]]), np.array([[30, 40], [50, 60]]))
+    chosen, other = ax.patches
+    assert chosen.get_xy() == (10, 20) and (chosen.get_width(), chosen.get_height()) == (50, 60)
+    assert (chosen.get_linestyle(), other.get_linestyle()) == ("-", ":")
+    np.testing.assert_array_equal(ax.lines[0].get_xydata(), [[30, 40], [50, 60]])
+
+
+def test_table_picture_shows_every_cell():
+    _, ax = plt.subplots()
+    plots.table_picture(ax, pd.DataFrame({"layer": ["tower", "head"], "parameters": [7, 513]}))
+    cells = {place: cell.get_text().get_text() for place, cell in ax.tables[0].get_celld().items()}
+    assert cells == dict(zip(np.ndindex(3, 2), ["layer", "parameters", "tower", "7", "head", "513"], strict=True))
+
+
+def test_weight_sweep_marks_the_weight():
+    _, ax = plt.subplots()
+    plots.weight_sweep(ax, pd.DataFrame({"gated": [0.5, 0.6]}, index=[0.0, 1.0]), marked=0.66)
+    curve, mark = ax.lines
+    np.testing.assert_array_equal(curve.get_xydata(), [[0, 0.5], [1, 0.6]])
+    assert set(mark.get_xdata()) == {0.66} and ax.texts[0].get_text() == " report: 66%"
+
+
+def test_training_curves_show_both_parts_and_leave_out_what_is_not_known():
+    history = pd.DataFrame({"epoch": [1, 2], "loss": [0.9, 0.5], "val_loss": [0.8, 0.7]})
+    history = history.assign(top2=[0.1, 0.4], val_top2=[0.3, 0.2], pair_accuracy=np.nan, val_pair_accuracy=np.nan)
+    _, axes = plt.subplots(1, 3)
+    plots.training_curves(axes, history)
+    assert not axes[0].axison
+    assert [list(line.get_ydata()) for line in axes[1].lines[:2]] == [[0.9, 0.5], [0.8, 0.7]]
+    assert list(axes[2].lines[2].get_xdata()) == [1, 1]  # validation top-2 was best in epoch 1
+
+    _, axes = plt.subplots(1, 2)
+    plots.training_curves(axes, history)
+    assert [ax.get_ylabel() for ax in axes] == ["loss", "expected top-2"]
+
+
+def test_box_diagram_writes_every_text_and_joins_neighbouring_edges():
+    """Boxes of width 2 at x = 0 and 4: the arrow runs between their edges, 1 and 3, with a little air."""
+    boxes = [plots.Box(text, x, 0, "white", width=2, height=1) for text, x in (("a", 0), ("b", 4))]
+    _, ax = plt.subplots()
+    plots.box_diagram(ax, boxes, [(0, 1)])
+    arrow = next(text for text in ax.texts if text.get_text() == "")
+    assert {text.get_text() for text in ax.texts} == {"a", "b", ""}
+    assert (arrow.xyann, arrow.xy) == (pytest.approx((1.03, 0)), pytest.approx((2.97, 0)))

@@ -1,0 +1,186 @@
+"""A submission has the challenge's rows, order and finite numbers, or it is not written."""
+
+import shutil
+import sys
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tll_utils.data.dataset import load_dataset
+from tll_utils.methods.base import Method
+from tll_utils.report import submission
+from tll_utils.runtime import project_root
+
+
+class Given(Method):
+    """Scores a test set with the matrix given, and says how many pairs it was fitted on."""
+
+    def __init__(self, S):
+        self.S = S
+
+    def fit(self, train):
+        self.n_pairs_ = len(train)
+        return self
+
+    def scores(self, left, right):
+        return self.S
+
+
+class Planted(Method):
+    """Scores whose log-likelihood ratio of truth and foil they are, times `scale`; the truth is `match`."""
+
+    def __init__(self, match, scale=1.0):
+        self.match = match
+        self.scale = scale
+
+    def fit(self, train):
+        return self
+
+    def scores(self, left, right):
+        n_left, n_right = len(left), len(right)
+        match = self.match if n_left == len(self.match) else np.arange(n_left)
+        S = 1.5 * np.random.default_rng(n_left).standard_normal((n_left, n_right))
+        S[np.arange(n_left), match] += 1.5**2
+        return self.scale * S
+
+
+@pytest.fixture(scope="module")
+def sample():
+    return load_dataset(project_root() / "data" / "sample")
+
+
+def fake_dataset(n=3):
+    rng = np.random.default_rng(0)
+    candidates = np.array([rng.permutation(25)[:20] for _ in range(n)])
+    left = SimpleNamespace(ids=("null", "bbb", "NA")[:n])
+    return SimpleNamespace(train=range(7), test=SimpleNamespace(left=left, right=range(25), candidates=candidates))
+
+
+# --- scores ---------------------------------------------------------------------
+
+
+def test_scores_are_read_out_of_the_matrix_by_candidate():
+    """S[i, j] = 100 i + j: the score of a candidate says its row and column. All training pairs are learned from."""
+    dataset, method = fake_dataset(), Given(100 * np.arange(3)[:, None] + np.arange(25))
+    scores = submission.candidate_scores(dataset, method)
+    np.testing.assert_array_equal(scores, 100 * np.arange(3)[:, None] + dataset.test.candidates)
+    assert method.n_pairs_ == 7
+
+
+def test_one_to_one_scores_are_calibrated(sample):
+    """Scores ten times too large are brought back by the temperature: the same log-odds come out."""
+    match = sample.test.match
+    usual, larger = (submission.candidate_scores(sample, Planted(match, k), one_to_one=True) for k in (1, 10))
+    np.testing.assert_allclose(usual, larger, rtol=1e-3, atol=1e-3)
+
+
+def test_one_to_one_decodes_all_rows_together(sample):
+    """Decoded together the truth comes first more often, and the scores of a list are not those of the matrix."""
+    alone, together = (
+        submission.candidate_scores(sample, Planted(sample.test.match), one_to_one=flag) for flag in (False, True)
+    )
+    top1 = [(scores.argmax(axis=1) == sample.test.truth).mean() for scores in (alone, together)]
+    assert top1[0] < top1[1] and not np.allclose(alone, together)
+
+
+def test_one_to_one_works_with_too_few_pairs_to_calibrate():
+    """Seven pairs give no lists of 20: the temperature is 1. Each left likes a right of its own best and gets it."""
+    dataset = fake_dataset()
+    S = np.zeros((3, 25))
+    best = dataset.test.candidates[:, 4]
+    S[np.arange(3), best] = 5
+    scores = submission.candidate_scores(dataset, Given(S), one_to_one=True)
+    assert scores.shape == (3, 20) and list(scores.argmax(axis=1)) == [4, 4, 4]
+
+
+# --- the file -------------------------------------------------------------------
+
+
+def test_written_file_has_the_rows_in_order(tmp_path):
+    dataset, path = fake_dataset(), tmp_path / "new folder" / "submission.csv"
+    scores = np.random.default_rng(1).normal(size=(3, 20)).astype(np.float32)
+    submission.write_submission(dataset, scores, path)
+    table = pd.read_csv(path, keep_default_na=False)
+    assert list(table.columns) == ["left", *(f"c{i}" for i in range(20))]
+    assert list(table.left) == ["null", "bbb", "NA"]
+    np.testing.assert_allclose(table.iloc[:, 1:].to_numpy(float), scores, rtol=1e-6)
+    assert [file.name for file in path.parent.iterdir()] == ["submission.csv"]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_scores_that_are_not_finite_are_refused_and_the_old_file_stays(tmp_path, bad):
+    path = tmp_path / "submission.csv"
+    path.write_text("old")
+    scores = np.zeros((3, 20))
+    scores[1, 4] = bad
+    with pytest.raises(ValueError, match="bbb, c4"):
+        submission.write_submission(fake_dataset(), scores, path)
+    assert path.read_text() == "old"
+
+
+def test_wrong_shape_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="do not fit"):
+        submission.write_submission(fake_dataset(), np.zeros((3, 19)), tmp_path / "submission.csv")
+    assert not list(tmp_path.iterdir())
+
+
+# --- the command ----------------------------------------------------------------
+
+
+@pytest.fixture
+def command(tiny, tmp_path, monkeypatch):
+    """Runs `make submission TLL_DATA=<tiny>` with its output under tmp_path."""
+    monkeypatch.setattr(submission, "project_root", lambda: tmp_path)
+    monkeypatch.setenv("TLL_DATA", str(tiny))
+    monkeypatch.setenv("TLL_PROGRESS", "0")
+    monkeypatch.delenv("METHOD", raising=False)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["submission", *arguments])
+        submission.main()
+        return pd.read_csv(tmp_path / "build" / "submission.csv")
+
+    return run
+
+
+def test_command_works_on_a_folder_of_six_pairs_and_three_queries(command, monkeypatch):
+    """One-to-one where the entry of the method says so: other scores than its own."""
+    entry = submission.METHODS["file_size"]
+    monkeypatch.setitem(submission.METHODS, "together", replace(entry, one_to_one=True))
+    alone, together = (command("--method", method) for method in ("file_size", "together"))
+    assert list(alone.left) == list(together.left) == ["q0", "q1", "q2"]
+    assert alone.iloc[:, 1:].nunique(axis=1).min() > 1
+    assert not np.allclose(alone.iloc[:, 1:], together.iloc[:, 1:])
+
+
+def test_candidate_that_is_the_left_image_itself_scores_best(command, tiny, monkeypatch):
+    """Candidate c5 of every query is made the same picture as its left image."""
+    for i in range(3):
+        shutil.copy(tiny / f"test/left/q{i}.jpg", tiny / f"test/right/g{i + 5}.jpg")
+    monkeypatch.setenv("METHOD", "lite0_average")
+    scores = command().set_index("left")
+    assert list(scores.columns[scores.to_numpy().argmax(axis=1)]) == ["c5", "c5", "c5"]
+
+
+def test_command_says_the_accuracy_where_the_truth_is_known(command, tiny, capsys):
+    """The truth of each query is its c5, the very picture: top-2 accuracy is 1."""
+    for i in range(3):
+        shutil.copy(tiny / f"test/left/q{i}.jpg", tiny / f"test/right/g{i + 5}.jpg")
+    (tiny / "test_truth.csv").write_text("left,right\nq0,g5\nq1,g6\nq2,g7\n")
+    command("--method", "tiny_image")
+    assert "top-2 accuracy on the known truth: 1.000" in capsys.readouterr().out
+
+
+def test_command_names_the_methods_there_are(command):
+    with pytest.raises(SystemExit, match=r"unknown method 'clip'; known: .*lite_pair"):
+        command("--method", "clip")
+
+
+def test_command_says_what_is_wrong_with_the_data_and_writes_nothing(command, tiny, tmp_path):
+    (tiny / "test/left/q1.jpg").unlink()
+    with pytest.raises(SystemExit, match="q1"):
+        command()
+    assert not (tmp_path / "build").exists()

@@ -1,0 +1,1 @@
+"""What is given: images, pairs, candidate lists, folds, and the report's pair table."""

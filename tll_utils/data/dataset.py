@@ -1,0 +1,96 @@
+"""The TLL data set from a folder or a zip: found, checked as a whole, and handed out as pairs and queries."""
+
+import os
+import zipfile
+from collections import Counter
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from tll_utils import runtime
+from tll_utils.data.checks import FACTORS, N_CANDIDATES, TEST, TRUTH, DatasetError, check
+from tll_utils.data.images import File, Images
+from tll_utils.data.pairs import Pairs
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Left images to be matched against a gallery of right images."""
+
+    left: Images
+    right: Images  # the gallery, ids sorted
+    candidates: np.ndarray  # int (n_left, 20) columns into `right`
+    match: np.ndarray | None = None  # int (n_left,) the true column, or None where the truth is not published
+
+    def __len__(self) -> int:
+        return len(self.left)
+
+    @property
+    def truth(self) -> np.ndarray | None:
+        """Place of the truth in each candidate list, int (n_left,) from 0 to 19, or None where it is not published."""
+        return None if self.match is None else (self.candidates == self.match[:, None]).argmax(axis=1)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A checked data set."""
+
+    name: str
+    train: Pairs
+    test: Queries
+    fingerprint: str
+    notes: pd.DataFrame  # (file, note) of images that need a conversion
+    factors: pd.DataFrame | None = None  # (part, left, right, factor) of what the two images of a pair share
+
+
+def load_dataset(path: str | Path | None = None) -> Dataset:
+    """The data set of a folder or zip, every table and every image checked; one line says which it is.
+
+    Without `path`: `$TLL_DATA` (a relative one starts at the checkout), else `data/tll`, else `data/sample`. On TLL
+    the first load takes about 5 seconds, a later one less than one. Raises DatasetError, one report of all problems.
+    """
+    path, name, shown = _choose_source(path)
+    tables, images, notes = check(_find_root(path), name)
+    left, right = images["test/left"], images["test/right"]
+    columns, match = pd.Index(right.ids), None
+    candidates = columns.get_indexer(tables[TEST].drop(columns="left").to_numpy().ravel()).reshape(-1, N_CANDIDATES)
+    if TRUTH in tables:
+        match = columns.get_indexer(tables[TRUTH].set_index("left").loc[list(left.ids), "right"])
+    sides = [side.fingerprint for side in images.values()]
+    facts = [sides, candidates.tolist(), None if match is None else match.tolist()]
+    factors = tables[FACTORS].reset_index(drop=True) if FACTORS in tables else None
+    train, test = Pairs(images["train/left"], images["train/right"]), Queries(left, right, candidates, match)
+    counts = f"{len(train)} training pairs · {len(test)} test lefts × {N_CANDIDATES} candidates"
+    print(f"data set: {name} ({shown}) · {counts}")
+    if len(notes):
+        kinds = ", ".join(f"{count} {note}" for note, count in Counter(notes.note).most_common())
+        print(f"{notes.file.nunique()} images converted: {kinds}")
+    return Dataset(name, train, test, sha256(repr(facts).encode()).hexdigest(), notes, factors)
+
+
+def _choose_source(path: str | Path | None) -> tuple[Path, str, str]:
+    """Path, name of the data set, and the words that stand for its place (never a path of this machine)."""
+    if path is not None:
+        return Path(path), Path(path).resolve().name.removesuffix(".zip"), "given path"
+    root, named = runtime.project_root(), os.environ.get("TLL_DATA")
+    sample, place = root / "data" / "sample", root / Path(named or "data/tll").expanduser()
+    if (named or place.exists()) and place.resolve() != sample.resolve():  # TLL_DATA may ask for the sample
+        return place, "TLL", "$TLL_DATA" if named else "data/tll"
+    return sample, "sample", "data/sample"
+
+
+def _find_root(path: Path) -> File:
+    """The folder that holds train.csv: `path` itself, the top of a zip, or a folder inside."""
+    if not path.exists():
+        raise DatasetError(f"{path}: no such folder or zip — correct the path or TLL_DATA, or unset TLL_DATA")
+    try:
+        top = path if path.is_dir() else zipfile.Path(path)
+    except zipfile.BadZipFile as error:
+        raise DatasetError(f"{path}: neither a folder nor a whole zip ({error}) — download it again") from error
+    for folder in [top, *top.iterdir()]:
+        if (folder / "train.csv").exists():
+            return folder
+    raise DatasetError(f"{path}: holds no train.csv — give the folder or zip that holds train.csv")

@@ -1,0 +1,61 @@
+"""Training and test rows that share no near-duplicate image."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import imagehash
+import numpy as np
+from PIL import Image
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial.distance import cdist
+from sklearn.model_selection import GroupKFold, GroupShuffleSplit
+
+from tll_utils.data.images import crop_borders
+from tll_utils.data.pairs import Pairs
+
+# On TLL nearly all image pairs up to 8 of 64 bits apart show the same picture, from 12 on next to none does.
+# Too large a threshold only joins look-alikes, too small a one leaks pictures from training to test rows.
+MAX_DISTANCE = 10
+N_SPLITS = 5  # of the headline protocol
+
+Rows = tuple[np.ndarray, np.ndarray]  # train_rows, test_rows: int
+
+
+def headline_folds(pairs: Pairs) -> list[Rows]:
+    """The `grouped_folds` of the headline protocol, by near-duplicates of the raw images whatever the view."""
+    raw = [side.base.take(side.rows) for side in (pairs.left, pairs.right)]
+    return grouped_folds(near_duplicate_groups(*raw), n_splits=N_SPLITS)
+
+
+def near_duplicate_groups(*sides: Sequence[np.ndarray]) -> np.ndarray:
+    """Group of every pair, int (n,): pairs that share a near-duplicate image have the same number.
+
+    sides: image sequences of equal length n, usually left and right; row i of each belongs to pair i. Raises ValueError
+    when they differ in length. Near-duplicate: perceptual hashes (`imagehash.phash`, 64 bits) at most 10 bits apart,
+    with borders or without; compared within and across the sides, and from duplicate to duplicate.
+    """
+    if len({len(side) for side in sides}) != 1:
+        raise ValueError(f"sides of {[len(side) for side in sides]} images: give one left and right per pair")
+    n = len(sides[0])
+    with ThreadPoolExecutor() as pool:
+        hashes = np.array([bits for side in sides for bits in pool.map(_hashes, [side] * n, range(n))])
+    whole, cropped = (cdist(bits, bits, "cityblock") <= MAX_DISTANCE for bits in hashes.swapaxes(0, 1))
+    alike = (whole | cropped).reshape(len(sides), n, len(sides), n).any(axis=(0, 2))
+    return connected_components(csr_array(alike), directed=False)[1]
+
+
+def _hashes(images: Sequence[np.ndarray], row: int) -> list[np.ndarray]:
+    """Perceptual hashes of one image with its borders and without, 64 bits each."""
+    image = images[row]
+    return [imagehash.phash(Image.fromarray(i)).hash.ravel() for i in (image, crop_borders(image))]
+
+
+def grouped_folds(groups: np.ndarray, n_splits: int = N_SPLITS, seed: int = 0) -> list[Rows]:
+    """Folds that test every row once and divide no group (int (n,)). Raises ValueError on fewer groups than folds."""
+    return list(GroupKFold(n_splits, shuffle=True, random_state=seed).split(groups, groups=groups))
+
+
+def holdout_split(groups: np.ndarray, test_fraction: float = 0.2, seed: int = 0) -> Rows:
+    """One split, the report's 80/20: a test_fraction of the groups is held out undivided."""
+    return next(GroupShuffleSplit(1, test_size=test_fraction, random_state=seed).split(groups, groups=groups))

@@ -1,0 +1,59 @@
+"""Every extractor by name, and features: images → embeddings, as values that can be printed, compared and saved."""
+
+from dataclasses import dataclass
+from functools import cache, partial
+
+import numpy as np
+
+from tll_utils.data.images import Images
+from tll_utils.features import descriptors, faces
+from tll_utils.features.backbones import backbone
+from tll_utils.features.embedding import Extractor, embed
+from tll_utils.similarity import intra_normalise
+
+
+def _lite(variant: int, layers: tuple[str, ...], pools: tuple[str, ...]) -> Extractor:
+    return backbone(f"efficientnet_lite{variant}").extractor(layers, pools)
+
+
+_MAKERS = {
+    "border_geometry": descriptors.border_geometry,
+    "file_size": descriptors.file_size,
+    "lab_histogram": descriptors.lab_histogram,
+    "tiny_image": descriptors.tiny_image,
+    "hog": descriptors.hog_descriptor,
+    "lbp_histogram": descriptors.lbp_histogram,
+    "faces": faces.face_extractor,
+    "whole_image_face": faces.whole_image_extractor,
+    **{f"lite{v}_head": partial(_lite, v, ("head",), ("grid3x2", "average", "max")) for v in (0, 1, 2)},
+    # The last maps before the third and the fourth halving behind which content is learned, in one pass.
+    **{f"lite{v}_grids": partial(_lite, v, ("stage5", "head"), ("grid4x3",)) for v in (0, 1, 2)},
+}
+EXTRACTORS = {name: cache(maker) for name, maker in _MAKERS.items()}
+
+
+@dataclass(frozen=True)
+class Features:
+    """Images → embeddings (n, d) float32; a row is NaN where the image has no such feature, such as a face.
+
+    extractor  a name in EXTRACTORS
+    output     one of its outputs; a descriptor's only one is "embedding"
+    cells      power and intra-normalisation in so many cells (`similarity.intra_normalise`); 0: raw
+
+    Raises ValueError naming what is known for an unknown extractor or output.
+    """
+
+    extractor: str
+    output: str = "embedding"
+    cells: int = 0
+
+    def __post_init__(self):
+        if self.extractor not in EXTRACTORS:
+            raise ValueError(f"extractor {self.extractor!r} is not known; use one of {', '.join(EXTRACTORS)}")
+
+    def __call__(self, images: Images) -> np.ndarray:
+        outputs = embed(images, EXTRACTORS[self.extractor]())
+        if self.output not in outputs:
+            raise ValueError(f"{self.extractor} has no output {self.output!r}; known: {', '.join(outputs)}")
+        embeddings = outputs[self.output]
+        return intra_normalise(embeddings, n_cells=self.cells) if self.cells else embeddings

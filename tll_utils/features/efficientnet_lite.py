@@ -1,0 +1,141 @@
+"""EfficientNet-Lite0, 1 and 2 in Keras with their ImageNet weights.
+
+Architecture: EfficientNet (Tan and Le 2019, https://arxiv.org/abs/1905.11946) in its Lite form: ReLU6 for
+swish, no squeeze-and-excitation, stem and head not scaled. The weights come with pip packages (`lite_weights`);
+they are converted once and kept in `runtime.cache_dir()`.
+
+Convolutions pad as TensorFlow's "same" for the image at hand. The PyTorch implementation the weights come
+from does so when built for that image size; built with its default it pads every image as if it had the
+variant's own size (224×224 for Lite0), which makes Lite0's last map of a 245×200 image 7×6 instead of 8×7.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from tll_utils.features.lite_weights import SHA256, load_state_dict, weights_file
+from tll_utils.runtime import DAMAGED, cache_dir, keras, read_arrays, write_arrays
+
+layers = keras.layers
+
+CONVERSION = 1  # raise it whenever the converted weights change: cached files of other versions are ignored
+IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of RGB in [0, 1]
+IMAGENET_STD = (0.229, 0.224, 0.225)
+SCALING = {0: (1.0, 1.0), 1: (1.0, 1.1), 2: (1.1, 1.2)}  # variant: factors of width and depth
+LAYERS = ("stem", *(f"stage{number}" for number in range(1, 8)), "head")  # from input to output
+
+
+class _Stage(NamedTuple):
+    repeats: int
+    kernel: int
+    stride: int
+    expansion: int
+    filters: int
+
+
+_STAGES = (  # Lite0; the other variants scale repeats and filters
+    _Stage(1, 3, 1, 1, 16),
+    _Stage(2, 3, 2, 6, 24),
+    _Stage(2, 5, 2, 6, 40),
+    _Stage(3, 3, 2, 6, 80),
+    _Stage(3, 5, 1, 6, 112),
+    _Stage(4, 5, 2, 6, 192),
+    _Stage(1, 3, 1, 6, 320),
+)
+
+
+def efficientnet_lite(variant: int, *, classifier: bool = False) -> keras.Model:
+    """EfficientNet-Lite0, 1 or 2, from RGB images (n, height, width, 3) in [0, 255] to features.
+
+    The model itself normalises with the ImageNet mean and deviation. Its output is the head's feature map
+    (n, ⌈height/32⌉, ⌈width/32⌉, 1280), or with the classifier the logits (n, 1000) of the ImageNet classes.
+    Layers are named as in LAYERS, the blocks of a stage "block2a", "block2b" … and their layers
+    "block2a_expand_conv", "block2a_expand_bn" and so on.
+    Raises ValueError for other variants, PackagedFileError if the weights are missing or altered.
+    """
+    image = keras.Input((None, None, 3), name="image")
+    x = _conv(_normalise(image), "stem", 32, kernel=3, stride=2)
+    x = layers.ReLU(6, name="stem")(x)
+    for number, stage in enumerate(_stages(variant), start=1):
+        x = _stage(x, number, stage)
+    x = layers.ReLU(6, name="head")(_conv(x, "head", 1280))
+    if classifier:
+        x = layers.GlobalAveragePooling2D(name="pool")(x)
+        x = layers.Dense(1000, name="classifier")(x)
+    model = keras.Model(image, x, name=f"efficientnet_lite{variant}")
+    model.set_weights(_imagenet_weights(variant)[: len(model.weights)])  # the classifier's two arrays are the last
+    return model
+
+
+def _stages(variant: int) -> list[_Stage]:
+    if variant not in SCALING:
+        raise ValueError(f"EfficientNet-Lite{variant} is not known; use one of {sorted(SCALING)}")
+    width, depth = SCALING[variant]
+    return [
+        stage._replace(
+            # The first and the last stage are repeated as often as in Lite0.
+            repeats=math.ceil(depth * stage.repeats) if stage.repeats > 1 else 1,
+            filters=_round_to_eights(width * stage.filters),
+        )
+        for stage in _STAGES
+    ]
+
+
+def _round_to_eights(filters: float) -> int:
+    """Nearest multiple of eight, the next one if that loses more than a tenth."""
+    rounded = max(8, int(filters + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * filters else rounded
+
+
+def _normalise(image):
+    mean, variance = 255 * np.array(IMAGENET_MEAN), (255 * np.array(IMAGENET_STD)) ** 2
+    return layers.Normalization(mean=mean, variance=variance, dtype="float32", name="normalise")(image)
+
+
+def _stage(x, number: int, stage: _Stage):
+    for repeat in range(stage.repeats):
+        x = _block(x, f"block{number}{'abcdefgh'[repeat]}", stage._replace(stride=1) if repeat else stage)
+    return layers.Identity(name=f"stage{number}")(x)
+
+
+def _block(x, name: str, stage: _Stage):
+    """Inverted residual (Sandler et al. 2018): expand, depthwise, project, and add where shapes allow."""
+    start, depthwise = x, f"{name}_depthwise"
+    if stage.expansion > 1:
+        x = _conv(x, f"{name}_expand", stage.expansion * start.shape[-1])
+        x = layers.ReLU(6, name=f"{name}_expand")(x)
+    x = layers.DepthwiseConv2D(stage.kernel, stage.stride, "same", use_bias=False, name=f"{depthwise}_conv")(x)
+    x = layers.ReLU(6, name=depthwise)(_batch_norm(x, depthwise))
+    x = _conv(x, f"{name}_project", stage.filters)
+    if stage.stride == 1 and start.shape[-1] == stage.filters:
+        return layers.Add(name=name)([x, start])
+    return layers.Identity(name=name)(x)
+
+
+def _conv(x, name: str, filters: int, *, kernel: int = 1, stride: int = 1):
+    x = layers.Conv2D(filters, kernel, stride, padding="same", use_bias=False, name=f"{name}_conv")(x)
+    return _batch_norm(x, name)
+
+
+def _batch_norm(x, name: str):
+    return layers.BatchNormalization(momentum=0.99, epsilon=1e-3, name=f"{name}_bn")(x)
+
+
+def _imagenet_weights(variant: int) -> list[np.ndarray]:
+    """Arrays in Keras layout and order, the classifier's last; converted once, then read from the cache."""
+    path = cache_dir() / f"efficientnet_lite{variant}-{SHA256[variant][:16]}-v{CONVERSION}.npz"
+    try:
+        return read_arrays(path)[0]
+    except (FileNotFoundError, *DAMAGED):
+        # Both frameworks list variables in the order of the network.
+        state = load_state_dict(weights_file(variant)).items()
+        arrays = [_keras_layout(name, array) for name, array in state if "num_batches" not in name]
+        write_arrays(path, arrays)
+        return arrays
+
+
+def _keras_layout(name: str, array: np.ndarray) -> np.ndarray:
+    if name.endswith("_depthwise_conv.weight"):  # (channel, 1, row, column)
+        return array.transpose(2, 3, 0, 1)
+    return array.T if array.ndim == 2 else array.transpose(2, 3, 1, 0) if array.ndim == 4 else array

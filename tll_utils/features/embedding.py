@@ -1,0 +1,125 @@
+"""Images → embeddings: decoded ahead of need, cached on disk, resumed after an interruption.
+
+An *extractor* says how one image is loaded and how a batch is encoded; `embed` does the rest. A pretrained
+network, a colour histogram and a file size are all extractors, so all share the one cache and the one loop.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from tll_utils.data.images import Images
+from tll_utils.runtime import cache_dir, prefetch, progress, sha256_of, write_text
+
+BATCH_SIZE = 32
+ROWS_DONE = "rows_done.txt"
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """How images become embeddings.
+
+    name        part of the cache key: change it (or its @version) whenever the numbers change
+    load        (images, row) → array of one image; runs in worker threads
+    encode      list of b loaded arrays, which may differ in shape → {output: (b, d)}; several outputs cost one pass
+    n_encoders  threads that may encode at once: with two, no core waits for the end of the other's batch
+    """
+
+    name: str
+    load: Callable[[Images, int], np.ndarray]
+    encode: Callable[[Sequence[np.ndarray]], dict[str, np.ndarray]]
+    n_encoders: int = 1
+
+
+def embed(images: Images, extractor: Extractor) -> dict[str, np.ndarray]:
+    """Every output of the extractor for these images, {output: (n, d) float32}; read-only for a whole folder.
+
+    The whole folder is encoded once per view (`images.whole`) and cached under `runtime.cache_dir()`; memory
+    use does not grow with the number of images. A damaged cache is removed and made again, an interrupted
+    extraction continues with the batch it stopped in.
+    """
+    folder = _cache_folder(images, extractor)
+    if not _is_whole(folder):
+        _extract(images.whole, extractor, folder)
+    arrays = {path.stem: np.load(path, mmap_mode="r") for path in sorted(folder.glob("*.npy"))}
+    if np.array_equal(images.rows, np.arange(len(images.base))):
+        return arrays  # nothing is copied: a page is read when it is needed
+    return {output: array[images.rows] for output, array in arrays.items()}
+
+
+def _cache_folder(images: Images, extractor: Extractor) -> Path:
+    name = f"{extractor.name} {images.view}".strip()
+    key = hashlib.sha256(f"{extractor.name}\n{images.view}\n{images.fingerprint}".encode()).hexdigest()[:16]
+    return cache_dir() / "embeddings" / f"{re.sub(r'[^a-z0-9]+', '_', name.lower())}-{key}"
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether the cached arrays are those that were written; damaged ones are removed."""
+    try:
+        checksums = json.loads((folder / "complete.json").read_text(encoding="utf-8"))
+        for output, checksum in checksums.items():
+            if sha256_of(folder / f"{output}.npy") != checksum:
+                raise ValueError(f"{folder / output}.npy is damaged")
+        return True
+    except (FileNotFoundError, ValueError):
+        shutil.rmtree(folder, ignore_errors=True)
+        return False
+
+
+def _extract(images: Images, extractor: Extractor, folder: Path) -> None:
+    """Encode all images into `folder`, which appears under its name only when it is whole."""
+    unfinished = folder.with_name(folder.name + ".partial")
+    unfinished.mkdir(parents=True, exist_ok=True)
+    first, n_encoders = _rows_done(unfinished), extractor.n_encoders
+    batches = prefetch(partial(_load, images, extractor), range(first, len(images), BATCH_SIZE))
+    encoded = prefetch(partial(_encode, extractor), batches, workers=n_encoders, n_ahead=n_encoders + 1)
+    with progress(total=len(images), initial=first, desc=extractor.name, unit="image") as bar:
+        for start, n_rows, outputs in encoded:
+            for output, rows in outputs.items():
+                _write_rows(unfinished / f"{output}.npy", rows, start=start, total=len(images))
+            write_text(unfinished / ROWS_DONE, str(start + n_rows))
+            bar.update(n_rows)
+    checksums = {path.stem: sha256_of(path) for path in sorted(unfinished.glob("*.npy"))}
+    write_text(unfinished / "complete.json", json.dumps(checksums, indent=1))
+    os.replace(unfinished, folder)
+
+
+def _load(images: Images, extractor: Extractor, start: int) -> tuple[int, list[np.ndarray]]:
+    stop = min(start + BATCH_SIZE, len(images))
+    return start, [extractor.load(images, row) for row in range(start, stop)]
+
+
+def _encode(extractor: Extractor, loaded: tuple[int, list[np.ndarray]]) -> tuple[int, int, dict[str, np.ndarray]]:
+    start, batch = loaded
+    return start, len(batch), extractor.encode(batch)
+
+
+def _rows_done(unfinished: Path) -> int:
+    """Rows that an interrupted extraction has written of every output; this is noted behind each batch."""
+    try:
+        return int((unfinished / ROWS_DONE).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return 0
+
+
+def _write_rows(path: Path, rows: np.ndarray, *, start: int, total: int) -> None:
+    """Put rows at their place in an .npy file of `total` rows, which is made with the first ones.
+
+    Plain writes instead of a memory map: mapped pages would count as memory in use.
+    """
+    rows = np.ascontiguousarray(rows, np.float32)
+    if start == 0:
+        np.lib.format.open_memmap(path, "w+", np.float32, (total, *rows.shape[1:]))  # a file of zeros
+    with open(path, "r+b") as file:
+        file.seek((start - total) * rows[0].nbytes, os.SEEK_END)
+        file.write(rows.data)
+        file.flush()
+        os.fsync(file.fileno())  # or a power cut could leave zeros that are noted as done

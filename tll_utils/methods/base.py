@@ -1,0 +1,152 @@
+"""What a method is, and the methods that combine embeddings or other methods without learning weights.
+
+    method.fit(train)            learns from training pairs alone (means, weights, networks); returns the method
+    method.scores(left, right)   S float32 (n_left, n_right), higher = more alike
+
+A method is a scikit-learn estimator and a dataclass: its fields are the parameters, `clone` copies it unfitted, what it
+learned stands in attributes that end in "_". A new method is one such class, or existing ones combined, and one line
+in `registry`.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from sklearn.base import BaseEstimator, clone
+
+from tll_utils.data.dataset import N_CANDIDATES
+from tll_utils.data.folds import Rows
+from tll_utils.data.images import Images
+from tll_utils.data.pairs import Pairs
+from tll_utils.evaluation.metrics import expected_topk
+from tll_utils.features.catalogue import Features
+from tll_utils.similarity import cosine_similarity, euclidean_similarity, l1_similarity, standardise
+
+SIMILARITIES = {"cosine": cosine_similarity, "euclidean": euclidean_similarity, "l1": l1_similarity}
+
+
+class Method(BaseEstimator):
+    """Base of all methods."""
+
+    def fit(self, train: Pairs) -> Self:
+        """Learn from the training pairs and nothing else."""
+        raise NotImplementedError
+
+    def scores(self, left: Images, right: Images) -> np.ndarray:
+        """S float32 (n_left, n_right); S[i, j] is the similarity of left i and right j, higher = more alike."""
+        raise NotImplementedError
+
+
+@dataclass(eq=False, repr=False)
+class Similarity(Method):
+    """Similarity of embeddings, "cosine", "euclidean" or "l1".
+
+    centred: each side first loses its mean over the training pairs. Left images (photos, mostly) and right images
+    (drawings, logos, …) have different means; what is left is how an image differs from its own side's average.
+    """
+
+    features: Features
+    similarity: str = "cosine"
+    centred: bool = True
+
+    def fit(self, train: Pairs) -> Self:
+        if self.centred:
+            self.means_ = [_mean(self.features(side)) for side in (train.left, train.right)]
+        return self
+
+    def scores(self, left: Images, right: Images) -> np.ndarray:
+        sides = [self.features(images) for images in (left, right)]
+        if self.centred:
+            sides = [side - mean for side, mean in zip(sides, self.means_, strict=True)]
+        return SIMILARITIES[self.similarity](*sides)
+
+
+def _mean(embeddings: np.ndarray) -> np.ndarray:
+    return embeddings.mean(axis=0, dtype=np.float64).astype(np.float32)
+
+
+@dataclass(eq=False, repr=False)
+class BorderNeutral(Method):
+    """A method that sees only images whose letterbox borders are cropped away, in training as in scoring."""
+
+    method: Method
+
+    def fit(self, train: Pairs) -> Self:
+        self.method_ = clone(self.method).fit(train.cropped())
+        return self
+
+    def scores(self, left: Images, right: Images) -> np.ndarray:
+        return self.method_.scores(left.cropped(), right.cropped())
+
+
+@dataclass(eq=False, repr=False)
+class SelectOnTrain(Method):
+    """The member that is best on the training pairs: a choice made without the pairs it is measured on.
+
+    With fewer than 20 training pairs, too few for a candidate list, it is the first member.
+    """
+
+    members: Sequence[Method]
+
+    def fit(self, train: Pairs) -> Self:
+        members = [clone(member).fit(train) for member in self.members]
+        if len(train) < N_CANDIDATES:
+            self.best_ = members[0]
+        else:
+            match = np.arange(len(train))
+            self.best_ = max(members, key=lambda member: expected_topk(member.scores(train.left, train.right), match))
+        return self
+
+    def scores(self, left: Images, right: Images) -> np.ndarray:
+        return self.best_.scores(left, right)
+
+
+@dataclass(eq=False, repr=False)
+class StandardisedSum(Method):
+    """Sum of the members' score matrices, each standardised so that none outweighs another."""
+
+    members: Sequence[Method]
+
+    def fit(self, train: Pairs) -> Self:
+        self.members_ = [clone(member).fit(train) for member in self.members]
+        return self
+
+    def scores(self, left: Images, right: Images) -> np.ndarray:
+        return sum(standardise(member.scores(left, right)) for member in self.members_)
+
+
+@dataclass(eq=False, repr=False)
+class WeightedSum(Method):
+    """Sum of the members' raw score matrices with given weights."""
+
+    members: Sequence[Method]
+    weights: Sequence[float]
+
+    def fit(self, train: Pairs) -> Self:
+        self.members_ = [clone(member).fit(train) for member in self.members]
+        return self
+
+    def scores(self, left: Images, right: Images) -> np.ndarray:
+        return weighted_sum([member.scores(left, right) for member in self.members_], self.weights)
+
+
+def weighted_sum(matrices: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
+    """Σ weight · S over any number of matrices, (n_left, n_right) float32.
+
+    Raises ValueError where shapes or numbers of matrices and weights differ, or a score is not finite.
+    """
+    if len(matrices) != len(weights) or len(matrices) == 0:
+        raise ValueError(f"{len(matrices)} matrices and {len(weights)} weights: give one weight per matrix")
+    if len(shapes := {np.shape(S) for S in matrices}) > 1:
+        raise ValueError(f"matrices of shapes {sorted(shapes)}: score the same lefts and rights with each")
+    for position, S in enumerate(matrices):
+        if not np.isfinite(S).all():
+            raise ValueError(f"matrix {position} holds NaN or infinite scores: fix its method, or gate it")
+    return sum(np.float32(weight) * np.asarray(S, np.float32) for S, weight in zip(matrices, weights, strict=True))
+
+
+def out_of_fold(method: Method, pairs: Pairs, folds: Iterable[Rows]) -> list[np.ndarray]:
+    """S (n_test, n_test) of every fold's test pairs by a clone fitted without them, truth on the diagonal."""
+    fitted = ((clone(method).fit(pairs.take(train)), pairs.take(test)) for train, test in folds)
+    return [member.scores(test.left, test.right) for member, test in fitted]

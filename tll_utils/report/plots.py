@@ -1,0 +1,188 @@
+"""Pictures: functions draw on the axes they are given, nothing here loads or computes."""
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch, Rectangle
+
+from tll_utils.data.pairs import Pairs
+from tll_utils.runtime import project_root
+
+TRUE, FOIL, REPORT, OURS, TOGETHER = "#2a9d5c", "#b9bec7", "#e07a3f", "#3567a8", "#9db8de"
+ON_WHITE = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # of a text that a line may cross
+CHANCE = 0.10
+
+
+def show_image(ax: Axes, image: np.ndarray, title: str = "", *, frame: str | None = None) -> None:
+    """Draw one image (height, width, 3), with a coloured frame where one is given."""
+    ax.imshow(image)
+    ax.set(xticks=[], yticks=[])
+    ax.set_title(title, fontsize=8)
+    for spine in ax.spines.values():
+        spine.set(visible=frame is not None, color=frame, linewidth=4)
+
+
+def image_grid(
+    images: Sequence[Sequence[np.ndarray]],
+    titles: Sequence[Sequence[str]] | None = None,
+    frames: Sequence[Sequence[str | None]] | None = None,
+) -> Figure:
+    """Rows of images with optional titles and frame colours; each argument is a list of rows."""
+    n_rows, n_columns = len(images), max(map(len, images))
+    size = (1.2 * n_columns, 1.5 * n_rows + (0.2 * n_rows if titles else 0))
+    fig, axes = plt.subplots(n_rows, n_columns, figsize=size, squeeze=False, layout="constrained")
+    for ax in axes.flat:
+        ax.set_axis_off()
+    for row in range(n_rows):
+        for ax, column in zip(axes[row], range(len(images[row])), strict=False):
+            ax.set_axis_on()
+            title, frame = titles[row][column] if titles else "", frames[row][column] if frames else None
+            show_image(ax, images[row][column], title, frame=frame)
+    return fig
+
+
+def pair_grid(pairs: Pairs, rows: Sequence[int], titles: Sequence[str] | None = None) -> Figure:
+    """Some pairs, left images in the upper row, their right images below."""
+    titles = titles or [pairs.left.ids[row] for row in rows]
+    lefts, rights = ([side[row] for row in rows] for side in (pairs.left, pairs.right))
+    return image_grid([lefts, rights], [titles, [""] * len(rows)])
+
+
+def candidate_grid(
+    left: np.ndarray, candidates: Sequence[np.ndarray], scores: np.ndarray, truth: int | None, *, title: str = ""
+) -> Figure:
+    """A left image and its candidates, best score first; the true one, where it is known, in a green frame."""
+    order = np.argsort(-np.asarray(scores), kind="stable")
+    shown = [(candidates[j], f"{scores[j]:.2f}", TRUE if j == truth else None) for j in order]
+    half, blank = (len(shown) + 1) // 2, (np.full_like(left, 255), "", None)
+    rows = [[(left, title, None), *shown[:half]], [blank, *shown[half:]]]
+    return image_grid(*([[cell[part] for cell in row] for row in rows] for part in range(3)))
+
+
+def score_histogram(ax: Axes, S: np.ndarray, match: np.ndarray, *, xlabel: str) -> None:
+    """Distributions of the scores of true pairs and of foils, each with area one."""
+    is_true = np.arange(S.shape[1]) == match[:, None]
+    bins = np.linspace(S.min(), S.max(), 40)
+    ax.hist(S[~is_true], bins, density=True, color=FOIL, label="foils")
+    ax.hist(S[is_true], bins, density=True, color=TRUE, alpha=0.7, label="true pairs")
+    ax.set(xlabel=xlabel, ylabel="density")
+    ax.legend(frameon=False)
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def heat_map(ax: Axes, table: pd.DataFrame, *, label: str) -> None:
+    """A table of numbers as coloured cells with the numbers in them."""
+    values = table.to_numpy(float)
+    ax.imshow(values, cmap="YlGnBu", aspect="auto")
+    ax.set_xticks(range(len(table.columns)), [textwrap.fill(str(name), 16) for name in table.columns])
+    ax.set_yticks(range(len(table.index)), [textwrap.fill(str(name), 40) for name in table.index])
+    middle = (values.min() + values.max()) / 2
+    for (row, column), value in np.ndenumerate(values):
+        ax.text(column, row, f"{value:.2f}", ha="center", va="center", color="white" if value > middle else "#222")
+    ax.set_title(label, fontsize=10)
+    ax.spines[:].set_visible(False)
+
+
+def accuracy_bars(ax: Axes, table: pd.DataFrame, *, reference: dict[str, float] | None = None) -> None:
+    """Horizontal bars of top-2 accuracy with intervals, best on top.
+
+    table: columns method, top2, low, high and optionally color. reference: label → accuracy, drawn as lines.
+    """
+    table = table.sort_values("top2")
+    errors = np.maximum([table["top2"] - table["low"], table["high"] - table["top2"]], 0)
+    ax.barh(table["method"], table["top2"], xerr=errors, color=table.get("color", OURS), ecolor="#333", height=0.7)
+    for row, (value, high) in enumerate(zip(table["top2"], table["high"], strict=True)):
+        ax.text(high + 0.008, row, f"{value:.3f}", va="center", fontsize=9, bbox=ON_WHITE)
+    for label, value in {"chance": CHANCE, **(reference or {})}.items():
+        ax.axvline(value, color="#777", linestyle=":", linewidth=1)
+        ax.text(value, len(table) - 0.5, label, ha="center", va="bottom", fontsize=8, color="#555")
+    ax.set(xlabel="expected top-2 (95 % interval)", xlim=(0, max(table["high"].max() + 0.1, 0.3)))
+    ax.margins(y=0.01)
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def table_picture(ax: Axes, table: pd.DataFrame) -> None:
+    """A small table as a picture."""
+    ax.set_axis_off()
+    ax.table(table.to_numpy().tolist(), colLabels=list(table.columns), loc="center", cellLoc="center").scale(1, 1.3)
+
+
+def training_curves(axes: Sequence[Axes], history: pd.DataFrame) -> None:
+    """Pair accuracy, loss and expected top-2 against the epoch on three axes, training and validation.
+
+    On two axes without the pair accuracy. history: the table of `siamese.training.fit`. The best epoch by validation
+    top-2 is marked; an axis whose column is NaN stays empty.
+    """
+    best = history["epoch"].iloc[history["val_top2"].argmax()]
+    labels = {"pair_accuracy": "pair accuracy", "loss": "loss", "top2": "expected top-2"}
+    for ax, measure in zip(axes, list(labels)[-len(axes) :], strict=True):
+        if np.isnan(history[measure]).all():
+            ax.set_axis_off()
+            continue
+        ax.plot(history["epoch"], history[measure], color=OURS, marker=".", label="training")
+        ax.plot(history["epoch"], history[f"val_{measure}"], color=REPORT, marker=".", label="validation")
+        ax.axvline(best, color="#999", linestyle=":", linewidth=1)
+        ax.set(xlabel="epoch", ylabel=labels[measure])
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[-1].axhline(CHANCE, color="#777", linestyle="--", linewidth=1)
+    axes[-2].legend(frameon=False, fontsize=8)
+
+
+class Box(NamedTuple):
+    """A box of a diagram with its centre (x, y)."""
+
+    text: str
+    x: float
+    y: float
+    color: str
+    width: float = 1.7
+    height: float = 0.75
+
+
+def box_diagram(ax: Axes, boxes: Sequence[Box], arrows: Sequence[tuple[int, int]]) -> None:
+    """Boxes with texts, and arrows from the right edge of one (its number) to the left edge of another."""
+    for text, x, y, color, width, height in boxes:
+        corner = (x - width / 2, y - height / 2)
+        ax.add_patch(FancyBboxPatch(corner, width, height, boxstyle="round,pad=0.02", fc=color, ec="#555"))
+        ax.text(x, y, text, ha="center", va="center", fontsize=9)
+    for a, b in ((boxes[start], boxes[end]) for start, end in arrows):
+        tail, tip = (a.x + a.width / 2 + 0.03, a.y), (b.x - b.width / 2 - 0.03, b.y)
+        ax.annotate("", tip, tail, arrowprops={"arrowstyle": "->", "color": "#333"})
+    xs, ys = [box.x for box in boxes], [box.y for box in boxes]
+    ax.set(xlim=(min(xs) - 1, max(xs) + 1), ylim=(min(ys) - 0.6, max(ys) + 0.6))
+    ax.set_axis_off()
+
+
+def face_boxes(ax: Axes, image: np.ndarray, boxes: np.ndarray, points: np.ndarray, title: str = "") -> None:
+    """Draw an image with its face boxes (n, 4), the chosen first and solid, and that one's landmarks (p, 2)."""
+    show_image(ax, image, title)
+    for position, (left, top, right, bottom) in enumerate(boxes):
+        style = "-" if position == 0 else ":"
+        ax.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, color=TRUE, ls=style, lw=1.5))
+    ax.plot(*np.asarray(points).T, ".", color=REPORT, markersize=2)
+
+
+def weight_sweep(ax: Axes, table: pd.DataFrame, *, marked: float) -> None:
+    """Curves of top-2 accuracy over a weight, the index of the table, one a column; `marked` is the report's weight."""
+    for column, color in zip(table, (REPORT, OURS, TRUE), strict=False):
+        ax.plot(table.index, table[column], color=color, label=column)
+    ax.axvline(marked, color="#777", linestyle=":", linewidth=1)
+    ax.text(marked, 1.0, f" report: {marked:.0%}", transform=ax.get_xaxis_transform(), va="top", fontsize=8)
+    ax.set(xlabel="weight of the face scores", ylabel="expected top-2")
+    ax.legend(frameon=False, fontsize=8)
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def save_figure(fig: Figure, name: str, data: pd.DataFrame, *, folder: Path | None = None) -> None:
+    """Write `<name>.png` and the data behind it as `<name>.csv` (default folder: `build/figures`)."""
+    folder = folder or project_root() / "build" / "figures"
+    folder.mkdir(parents=True, exist_ok=True)
+    fig.savefig(folder / f"{name}.png", dpi=150, metadata={"Software": None})
+    data.to_csv(folder / f"{name}.csv", index=False, encoding="utf-8", lineterminator="\n")

@@ -1,0 +1,93 @@
+"""Recorded results, read from `data/results/`, and the tables made of them."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from tll_utils.report.experiments import EXPERIMENTS
+from tll_utils.runtime import project_root, write_text
+
+BAR = "\\|"  # a bar that does not end a cell of a Markdown table
+START, END = "<!-- results: written by make reproduce -->", "<!-- end of results -->"
+
+
+def results_dir() -> Path:
+    """`data/results` of the checkout."""
+    return project_root() / "data" / "results"
+
+
+def load_results(experiment: str) -> dict | None:
+    """The recorded experiment, or None where it has not been recorded."""
+    path = results_dir() / f"{experiment}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def load_per_left(experiment: str, column: str) -> pd.DataFrame:
+    """Per-left table of a recorded experiment: one column per method, indexed by the id of the left image.
+
+    column: "rank" (of the truth in the fold's gallery) or "top2" (chance to be solved).
+    """
+    return load_table(experiment, column).set_index("left").drop(columns=["fold", "gallery"])
+
+
+def load_table(experiment: str, name: str) -> pd.DataFrame:
+    """A CSV of a recorded experiment, such as its "history" or, of face_fusion, its "faces"."""
+    path = results_dir() / f"{experiment}_{name}.csv"
+    return pd.read_csv(path, dtype={"left": str}, keep_default_na=name == "history", encoding="utf-8")
+
+
+def recorded_methods(*experiments: str) -> list[dict]:
+    """The methods of the recorded experiments, in the order given; experiments not recorded are left out."""
+    recorded = [load_results(experiment) or {"methods": []} for experiment in experiments]
+    return [method for results in recorded for method in results["methods"]]
+
+
+def results_table(*experiments: str) -> pd.DataFrame:
+    """One row per method of the recorded experiments, in the order given."""
+    shown = {
+        "name": "method", "expected_top2": "top-2", "interval95": "95 % interval", "expected_top1": "top-1",
+        "border_neutral": "border-neutral", "task": "task", "report_top2": "report",
+    }  # fmt: skip
+    table = pd.DataFrame(recorded_methods(*experiments), columns=list(shown))
+    table["interval95"] = table["interval95"].map(interval_text)
+    table["border_neutral"] = ["yes" if neutral else "" for neutral in table["border_neutral"]]
+    return table.dropna(axis="columns", how="all").rename(columns=shown)
+
+
+def interval_text(interval: tuple[float, float]) -> str:
+    """ "0.751 – 0.786" """
+    return "{:.3f} – {:.3f}".format(*interval)
+
+
+def published_results() -> pd.DataFrame:
+    """The numbers published by others, as they published them: method, top2, source."""
+    return pd.read_csv(results_dir() / "published.csv", encoding="utf-8")
+
+
+# --- headlines -----------------------------------------------------------------
+
+
+def headlines() -> list[dict]:
+    """The recorded methods that the registry calls headlines."""
+    titles = {row.title for experiment in EXPERIMENTS.values() for row in experiment.rows() if row.headline}
+    return [method for method in recorded_methods(*EXPERIMENTS) if method["name"] in titles]
+
+
+def readme_table() -> str:
+    """Markdown table of the headlines beside the published results, best first."""
+    rows = [(top2, name, "", source) for name, top2, source in published_results().itertuples(index=False)]
+    for method in headlines():
+        source = "measured here" + f", {method['task']}" * (method["task"] != "inductive")
+        rows.append((method["expected_top2"], method["name"], interval_text(method["interval95"]), source))
+    lines = ["| method | top-2 | 95 % interval | source |", "|---|---|---|---|"]
+    for top2, name, interval, source in sorted(rows, reverse=True):
+        lines.append(f"| {name.replace('|', BAR)} | {top2:.3f} | {interval} | {source} |")
+    return "\n".join(lines)
+
+
+def update_readme() -> None:
+    """Put `readme_table` between the README's two `results` comments."""
+    path = project_root() / "README.md"
+    before, _, rest = path.read_text(encoding="utf-8").partition(START)
+    write_text(path, f"{before}{START}\n{readme_table()}\n{END}{rest.partition(END)[2]}")
