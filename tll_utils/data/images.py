@@ -110,6 +110,12 @@ class Images(Sequence):
         """16 characters that identify view, rows and fingerprint."""
         return sha256(f"{self.view}\n{self.rows.tolist()}\n{self.fingerprint}".encode()).hexdigest()[:16]
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Images) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
     def _changed(self, **attributes) -> "Images":
         view = copy.copy(self)
         vars(view).update(attributes)

@@ -5,6 +5,7 @@ images ──► blocks ──► centred, partially whitened ──► linear l
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
+from functools import lru_cache
 from typing import Self
 
 import numpy as np
@@ -126,7 +127,7 @@ class Adapter(Method):
         """Raises ValueError with fewer than two pairs: a left needs foils to be told from."""
         if len(train) < 2:
             raise ValueError(f"{len(train)} training pair: an adapter needs at least two, each the other's foil")
-        self.whitenings_ = {name: self._whitening(BLOCKS[name], train) for name in self._names()}
+        self.whitenings_ = {name: _fitted(BLOCKS[name], train) for name in self._names()}
         left, right = self._views(train.left, 0), self._views(train.right, 1)
         self.models_ = [
             [self._learn(_chosen(left, names), _chosen(right, names), seed) for seed in range(self.n_seeds)]
@@ -151,25 +152,24 @@ class Adapter(Method):
     def _names(self) -> list[str]:
         return list(dict.fromkeys(name for names in self.inputs for name in names))
 
-    def _whitening(self, block: Block, train: Pairs) -> Whitening:
-        sides = (block.features(side) for side in (train.left, train.right))
-        return Whitening(block.width, block.weight).fit(*sides)
-
     def _views(self, images: Images, side: int) -> Views:
         """The whitened blocks of the images and, where any block has it, of their mirrored view."""
         views = [images, images.mirrored()] if any(BLOCKS[name].mirrored for name in self._names()) else [images]
-        return [{name: self._whitened(name, images, view, side) for name in self._names()} for view in views]
-
-    def _whitened(self, name: str, images: Images, view: Images, side: int) -> np.ndarray:
-        features = BLOCKS[name].features(view if BLOCKS[name].mirrored else images)
-        return self.whitenings_[name].transform(features, side)
+        blocks = [(name, BLOCKS[name], self.whitenings_[name]) for name in self._names()]
+        return [
+            {
+                name: _whitened(block, whitening, view if block.mirrored else images, side)
+                for name, block, whitening in blocks
+            }
+            for view in views
+        ]
 
     def _learn(self, left: list[np.ndarray], right: list[np.ndarray], seed: int) -> keras.Model:
         set_seed(seed)
         n_steps = max(1, round(len(left[0]) / self.batch_size))
-        batches = FeatureBatches(left, right, batch_size=len(left[0]) // n_steps, seed=seed)
+        batches = FeatureBatches(left, right, batch_size=len(left[0]) // n_steps, seed=seed, epochs=self.epochs)
         model = self._model(left[0].shape[1])
-        model.fit(batches, epochs=self.epochs, shuffle=False, verbose=0)
+        model.fit(batches, shuffle=False, verbose=0)
         return model
 
     def _model(self, n_features: int) -> keras.Model:
@@ -187,6 +187,17 @@ class Adapter(Method):
         optimizer.exclude_from_weight_decay(var_names=["log_scale", "bias"])
         model.compile(optimizer, LOSSES[self.loss])
         return model
+
+
+# Experiments fit many adapters on the same pairs: their whitened blocks, the dearest part, are memoised.
+@lru_cache(maxsize=64)
+def _fitted(block: Block, train: Pairs) -> Whitening:
+    return Whitening(block.width, block.weight).fit(*(block.features(side) for side in (train.left, train.right)))
+
+
+@lru_cache(maxsize=512)
+def _whitened(block: Block, whitening: Whitening, images: Images, side: int) -> np.ndarray:
+    return whitening.transform(block.features(images), side)
 
 
 def _chosen(views: Views, names: Sequence[str]) -> list[np.ndarray]:

@@ -161,7 +161,8 @@ class Backup(callbacks.BackupAndRestore):
     """Keras's backup of weights and optimizer after every epoch, safe against a kill at any moment.
 
     Keras writes the weights and the number of the epoch into two files, in place, and leaves out the seeds of dropout.
-    Here one file is replaced when complete; the optimizer's steps tell the epoch, the epoch order and seeds.
+    Here one file is replaced when complete; the optimizer's steps say which epoch is next, and the epoch decides the
+    order of the batches and the seeds.
     """
 
     def __init__(self, folder: Path, batches: EpochBatches):
