@@ -13,7 +13,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbconvert import HTMLExporter
 
-from tll_utils.report.figures import redraw_figures
+from scripts.figures import redraw_figures
 from tll_utils.runtime import progress, project_root, write_text
 
 CELL_TIMEOUT = None  # training cells on the real data take hours; no cell may run into a limit

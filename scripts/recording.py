@@ -13,13 +13,15 @@ import pandas as pd
 
 from tll_utils.data.dataset import Dataset
 from tll_utils.evaluation.statistics import summarise
-from tll_utils.report.results import results_dir
+from tll_utils.report.results import headlines, interval_text, published_results, results_dir
 from tll_utils.runtime import keras, project_root, write_text
 
 PACKAGES = (
     "keras", "tensorflow", "numpy", "scipy", "scikit-learn", "scikit-image", "opencv-python-headless", "pillow",
     "simplejpeg",
 )  # fmt: skip
+BAR = "\\|"  # a bar that does not end a cell of a Markdown table
+START, END = "<!-- results: written by make reproduce -->", "<!-- end of results -->"
 METHOD_FIELDS = (
     "name", "report_top2", "expected_top2", "interval95", "expected_top1", "task", "border_neutral", "split",
     "n_left", "seconds", "notes",
@@ -134,3 +136,22 @@ def _processor() -> str:
         return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
+
+
+def readme_table() -> str:
+    """Markdown table of the headlines beside the published results, best first."""
+    rows = [(top2, name, "", source) for name, top2, source in published_results().itertuples(index=False)]
+    for method in headlines():
+        source = "measured here" + f", {method['task']}" * (method["task"] != "inductive")
+        rows.append((method["expected_top2"], method["name"], interval_text(method["interval95"]), source))
+    lines = ["| method | top-2 | 95 % interval | source |", "|---|---|---|---|"]
+    for top2, name, interval, source in sorted(rows, reverse=True):
+        lines.append(f"| {name.replace('|', BAR)} | {top2:.3f} | {interval} | {source} |")
+    return "\n".join(lines)
+
+
+def update_readme() -> None:
+    """Put `readme_table` between the README's two `results` comments."""
+    path = project_root() / "README.md"
+    before, _, rest = path.read_text(encoding="utf-8").partition(START)
+    write_text(path, f"{before}{START}\n{readme_table()}\n{END}{rest.partition(END)[2]}")

@@ -19,16 +19,17 @@ import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator, clone
 
-from scripts.recording import method_row, record
+from scripts.recording import method_row, record, update_readme
 from tll_utils.data.dataset import Dataset, DatasetError, load_dataset
 from tll_utils.data.folds import Rows
 from tll_utils.data.pairs import Pairs, pair_table, write_pair_table
-from tll_utils.evaluation.cross_validation import cross_validate_one_to_one
+from tll_utils.evaluation.cross_validation import cross_validate, cross_validate_one_to_one
+from tll_utils.evaluation.metrics import per_left
 from tll_utils.methods.base import Method, WeightedSum, weighted_sum
 from tll_utils.methods.one_to_one import DECODERS
 from tll_utils.methods.registry import get_entry, get_method
-from tll_utils.report.experiments import EXPERIMENTS, Experiment, Row, per_left_table
-from tll_utils.report.results import recorded_methods, results_dir, update_readme
+from tll_utils.report.experiments import EXPERIMENTS, Experiment, Row
+from tll_utils.report.results import recorded_methods, results_dir
 from tll_utils.runtime import DAMAGED, project_root, read_arrays, write_arrays, write_text
 from tll_utils.siamese.training import automatic_precision
 
@@ -51,9 +52,9 @@ class FoldScores(NamedTuple):
 def fold_scores(method: Method, pairs: Pairs, folds: list[Rows], *, neutral: bool = False) -> FoldScores:
     """Scores of every fold's test pairs by a fit without them, kept in `build/reproduce` until the run is complete.
 
-    Nothing is learned in a WeightedSum: its scores are put together from those kept of its members.
+    Nothing is learned in a WeightedSum with weights: its scores are put together from those kept of its members.
     """
-    if isinstance(method, WeightedSum):
+    if isinstance(method, WeightedSum) and method.weights is not None:
         members = [fold_scores(member, pairs, folds) for member in method.members]
         blocks = zip(*(member.raw for member in members), strict=True)
         seconds = sum(member.seconds for member in members)
@@ -120,6 +121,15 @@ def _measured(row: Row, scores: FoldScores, folds: list[Rows], experiment: Exper
     else:
         table = per_left_table(scores.neutral if row.scored_neutral else scores.raw, folds)
     return table, scores.seconds + time.perf_counter() - started
+
+
+def per_left_table(blocks: list[np.ndarray], folds: list[Rows]) -> pd.DataFrame:
+    """As `cross_validate`; of a single split the table of its test rows, which are the index."""
+    if len(folds) > 1:
+        return cross_validate(blocks, folds)
+    table = per_left(blocks[0], np.arange(len(blocks[0])))
+    table.insert(0, "fold", 0)
+    return table.set_index(folds[0][1])
 
 
 def _recordable(row: Row, experiment: Experiment, table: pd.DataFrame, scores: FoldScores, seconds: float) -> dict:

@@ -4,7 +4,7 @@ import re
 import subprocess
 import sys
 
-from tll_utils.report.results import readme_table
+from scripts.recording import readme_table
 from tll_utils.runtime import project_root
 
 ROOT = project_root()

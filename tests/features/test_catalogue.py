@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tll_utils.data.dataset import load_dataset
-from tll_utils.features.catalogue import EXTRACTORS, Features
+from tll_utils.features.catalogue import EXTRACTORS, Features, is_present
 from tll_utils.features.embedding import embed
 from tll_utils.similarity import intra_normalise
 
@@ -48,7 +48,9 @@ def test_cells_are_normalised(images):
 
 def test_features_without_a_face_are_missing(images):
     """Soft random colours hold no face."""
-    assert np.isnan(Features("faces", "descriptor")(images)).all()
+    descriptors = Features("faces", "descriptor")(images)
+    assert np.isnan(descriptors).all() and not is_present(descriptors).any()
+    assert is_present(Features("hog")(images)).all()
     assert not Features("faces", "found")(images).any()
 
 

@@ -11,7 +11,6 @@ from tll_utils.methods.base import (
     Method,
     SelectOnTrain,
     Similarity,
-    StandardisedSum,
     WeightedSum,
     out_of_fold,
     weighted_sum,
@@ -111,7 +110,7 @@ def test_select_on_train_takes_the_first_where_there_are_too_few_pairs_to_choose
 def test_standardised_sum_gives_each_member_the_same_weight():
     """The second matrix is the first one's negative, a thousand times larger: standardised they cancel."""
     S = np.array([[1.0, 2.0], [3.0, 5.0]])
-    total = StandardisedSum([Table(S), Table(-1000 * S)]).fit(pairs(0, 2)).scores(numbers(0, 2), numbers(0, 2))
+    total = WeightedSum([Table(S), Table(-1000 * S)]).fit(pairs(0, 2)).scores(numbers(0, 2), numbers(0, 2))
     np.testing.assert_allclose(total, 0, atol=1e-6)
     assert total.dtype == np.float32
 
@@ -151,10 +150,10 @@ def test_what_cannot_be_summed_is_said(matrices, weights, message):
     [
         BorderNeutral,
         lambda member: SelectOnTrain([member]),
-        lambda member: StandardisedSum([member]),
+        lambda member: WeightedSum([member]),
         lambda member: WeightedSum([member], [1]),
     ],
-    ids=["BorderNeutral", "SelectOnTrain", "StandardisedSum", "WeightedSum"],
+    ids=["BorderNeutral", "SelectOnTrain", "WeightedSum, standardised", "WeightedSum"],
 )
 def test_fit_leaves_members_unfitted_and_returns_the_method(combine):
     """So one member can stand in several methods, and a clone knows nothing of what the original learned."""

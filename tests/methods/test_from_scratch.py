@@ -8,6 +8,9 @@ from tll_utils.data.folds import near_duplicate_groups
 from tll_utils.methods import from_scratch
 from tll_utils.methods.from_scratch import SiameseNetwork, validation_split
 
+# TensorFlow's tensors do not know NumPy 2's `copy` yet.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+
 COLUMNS = ["epoch", "loss", "pair_accuracy", "top2", "val_loss", "val_pair_accuracy", "val_top2", "seconds"]
 TINY = SiameseNetwork("small", size=(32, 26), epochs=2, batch_size=20)
 

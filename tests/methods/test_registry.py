@@ -14,24 +14,27 @@ from tll_utils.methods.fine_tuning import FineTuned
 from tll_utils.methods.from_scratch import SiameseNetwork
 from tll_utils.methods.registry import METHODS, SubCategories, get_entry, get_method
 
+# TensorFlow's tensors do not know NumPy 2's `copy` yet.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+
 N_TRAIN = 48
-# One epoch says as much about the interface as thirty.
-QUICK = {
-    SiameseNetwork: {"epochs": 1, "size": (49, 40), "batch_size": 20},
-    Adapter: {"epochs": 1, "n_seeds": 1, "width": 16},
-    FineTuned: {"epochs": 1, "width": 16},
-}
-SMALL_TOWERS = {"resnet18": "small", "vgg16": "small_vgg"}
-WITH_OWN_TOWER = ("resnet18_infonce", "vgg16_relu_cosine")  # half a minute more for the others
+WITH_OWN_TOWER = ("resnet18_infonce", "vgg16_relu_cosine")  # the others would take a minute more
+# "best_one_to_one" is the method of "best"; of border-neutral methods one on features, one on the images themselves.
+NAMES = [*(METHODS.keys() - {"best_one_to_one"}), "lite0_border_neutral", "resnet18_difference_border_neutral"]
 
 
 def quick(name):
-    """The method of that name with as little training as there is."""
+    """The method of that name, trained for an epoch: that says as much about the interface as thirty."""
     method = get_method(name)
     for part in estimators(method):
-        part.set_params(**QUICK.get(type(part), {}))
-        if isinstance(part, SiameseNetwork) and name not in WITH_OWN_TOWER:
-            part.set_params(tower=SMALL_TOWERS[part.tower])
+        if isinstance(part, Adapter):
+            part.set_params(epochs=1, n_seeds=1, width=16, inputs=part.inputs[:2])
+        if isinstance(part, FineTuned):
+            part.set_params(epochs=1, width=16, frozen_to="stage7")
+        if isinstance(part, SiameseNetwork):
+            part.set_params(epochs=1, batch_size=20, size=(49, 40))
+            if name not in WITH_OWN_TOWER:
+                part.set_params(tower={"resnet18": "small", "vgg16": "small_vgg"}[part.tower])
     return method
 
 
@@ -47,7 +50,7 @@ def estimators(value):
 # --- all methods ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [*METHODS, "lite0_border_neutral", "best_tuned_border_neutral"])
+@pytest.mark.parametrize("name", sorted(NAMES))
 def test_every_method_fits_and_scores(name, sample, trainings):
     """S is float32 (n_left, n_right) and finite, and rights in another order have the scores they had before."""
     left, right = sample.left.take(range(N_TRAIN, 64)), sample.right.take(range(N_TRAIN, 60))
@@ -68,7 +71,7 @@ def test_methods_copy_and_print(name):
     assert repr(method).startswith(f"{type(method).__name__}(")
 
 
-@pytest.mark.parametrize("name", ["lite0", "classic_fusion", "adapter_lite0"])
+@pytest.mark.parametrize("name", ["classic_fusion", "adapter_lite0"])
 def test_fit_sees_the_training_pairs_only(name, sample):
     """Twenty-four pairs in a folder of their own, or with forty others beside them: the same scores."""
     alone = Pairs(*(Images(side.ids[:24], side.files[:24]) for side in (sample.left, sample.right)))

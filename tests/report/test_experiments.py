@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from scripts import reproduce
 from tll_utils.data.dataset import load_dataset
 from tll_utils.data.folds import headline_folds
 from tll_utils.evaluation.metrics import expected_topk, per_left
@@ -68,7 +69,7 @@ def test_table_of_a_single_split_is_of_its_test_rows():
     """Rows 39, 38 … 20 of the pairs are held out; the truth of the second, row 38, comes behind the other 19."""
     S = np.eye(20)
     S[1, 1] = -1
-    table = experiments.per_left_table([S], [(np.arange(20), np.arange(39, 19, -1))])
+    table = reproduce.per_left_table([S], [(np.arange(20), np.arange(39, 19, -1))])
     assert list(table.index) == list(range(39, 19, -1)) and list(table["rank"]) == [1, 20, *[1] * 18]
     assert list(table.columns) == ["fold", *per_left(S, np.arange(20)).columns] and (table["fold"] == 0).all()
 

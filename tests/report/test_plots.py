@@ -94,13 +94,6 @@ def test_face_boxes_and_landmarks_are_drawn_where_they_are():
     np.testing.assert_array_equal(ax.lines[0].get_xydata(), [[30, 40], [50, 60]])
 
 
-def test_table_picture_shows_every_cell():
-    _, ax = plt.subplots()
-    plots.table_picture(ax, pd.DataFrame({"layer": ["tower", "head"], "parameters": [7, 513]}))
-    cells = {place: cell.get_text().get_text() for place, cell in ax.tables[0].get_celld().items()}
-    assert cells == dict(zip(np.ndindex(3, 2), ["layer", "parameters", "tower", "7", "head", "513"], strict=True))
-
-
 def test_weight_sweep_marks_the_weight():
     _, ax = plt.subplots()
     plots.weight_sweep(ax, pd.DataFrame({"gated": [0.5, 0.6]}, index=[0.0, 1.0]), marked=0.66)
@@ -121,13 +114,3 @@ def test_training_curves_show_both_parts_and_leave_out_what_is_not_known():
     _, axes = plt.subplots(1, 2)
     plots.training_curves(axes, history)
     assert [ax.get_ylabel() for ax in axes] == ["loss", "expected top-2"]
-
-
-def test_box_diagram_writes_every_text_and_joins_neighbouring_edges():
-    """Boxes of width 2 at x = 0 and 4: the arrow runs between their edges, 1 and 3, with a little air."""
-    boxes = [plots.Box(text, x, 0, "white", width=2, height=1) for text, x in (("a", 0), ("b", 4))]
-    _, ax = plt.subplots()
-    plots.box_diagram(ax, boxes, [(0, 1)])
-    arrow = next(text for text in ax.texts if text.get_text() == "")
-    assert {text.get_text() for text in ax.texts} == {"a", "b", ""}
-    assert (arrow.xyann, arrow.xy) == (pytest.approx((1.03, 0)), pytest.approx((2.97, 0)))

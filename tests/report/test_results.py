@@ -5,6 +5,7 @@ import json
 import pandas as pd
 import pytest
 
+from scripts import recording
 from scripts.recording import METHOD_FIELDS
 from tll_utils.report import results
 from tll_utils.report.experiments import EXPERIMENTS
@@ -69,7 +70,7 @@ def test_readme_table_is_sorted_says_the_task_and_escapes_bars(folder, monkeypat
     folder("shortcuts", rows[0], method("16×20 tiny image"))
     folder("one_to_one", rows[1])
     folder("siamese_resnet18", network)
-    assert results.readme_table().splitlines() == [
+    assert recording.readme_table().splitlines() == [
         "| method | top-2 | 95 % interval | source |",
         "|---|---|---|---|",
         "| best, CSLS | 0.815 | 0.400 – 0.600 | measured here, gallery known |",
@@ -80,10 +81,10 @@ def test_readme_table_is_sorted_says_the_task_and_escapes_bars(folder, monkeypat
 
 
 def test_readme_is_rewritten_between_its_comments_alone(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(results, "readme_table", lambda: "| |a−b| |")
-    before, after = f"# Title\n\n{results.START}\n", f"\n{results.END}\n\nMore.\n"
+    monkeypatch.setattr(recording, "readme_table", lambda: "| |a−b| |")
+    before, after = f"# Title\n\n{recording.START}\n", f"\n{recording.END}\n\nMore.\n"
     (tmp_path / "README.md").write_text(f"{before}old{after}", encoding="utf-8")
-    results.update_readme()
+    recording.update_readme()
     assert (tmp_path / "README.md").read_text(encoding="utf-8") == f"{before}| |a−b| |{after}"
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scripts import reproduce
+from scripts import recording, reproduce
 from tll_utils.data.dataset import load_dataset
 from tll_utils.methods import registry
 from tll_utils.methods.base import BorderNeutral, Method, WeightedSum
@@ -235,7 +235,7 @@ def command(checkout, monkeypatch, toy):
     monkeypatch.setenv("TLL_DATA", str(SAMPLE))
     monkeypatch.setenv("TLL_CACHE", "")  # the run sets another; this puts it back
     monkeypatch.delenv("ONLY", raising=False)
-    (checkout / "README.md").write_text(f"# Title\n{results.START}\nold\n{results.END}\n", encoding="utf-8")
+    (checkout / "README.md").write_text(f"# Title\n{recording.START}\nold\n{recording.END}\n", encoding="utf-8")
     (results.results_dir() / "published.csv").write_text("method,top2,source\nVGG16,0.504,report\n")
 
     def run(*arguments):

@@ -24,20 +24,13 @@ COMPILING = Lock()  # threads that need the same network wait for one of them
 
 @dataclass(frozen=True)
 class Backbone:
-    """A pretrained network, loaded when it is needed; `backbone` makes it.
+    """A pretrained network, loaded when it is needed; `backbone` makes it."""
 
-    name          part of the cache key: other weights have another name
-    layers        names of its maps, from input to output
-    size          (height, width) it takes: the images' own, if the network takes any
-    precision     wanted for inference, see `inference.precision_name`
-    load, source  load(source) gives the network with weights of its own
-    """
-
-    name: str
-    layers: tuple[str, ...]
-    size: tuple[int, int]
-    precision: str
-    load: Callable[[Any], Network]
+    name: str  # part of the cache key: other weights have another name
+    layers: tuple[str, ...]  # names of its maps, from input to output
+    size: tuple[int, int]  # (height, width) it takes: the images' own, if the network takes any
+    precision: str  # wanted for inference, see `inference.precision_name`
+    load: Callable[[Any], Network]  # load(source) gives the network with weights of its own
     source: int | Path
 
     def maps_model(self, layers: Sequence[str]) -> keras.Model:

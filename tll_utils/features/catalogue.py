@@ -1,5 +1,6 @@
 """Every extractor by name, and features: images → embeddings, as values that can be printed, compared and saved."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 
@@ -12,7 +13,7 @@ from tll_utils.features.embedding import Extractor, embed
 from tll_utils.similarity import intra_normalise
 
 
-def _lite(variant: int, layers: tuple[str, ...], pools: tuple[str, ...]) -> Extractor:
+def _lite(variant: int, layers: Sequence[str], pools: Sequence[str]) -> Extractor:
     return backbone(f"efficientnet_lite{variant}").extractor(layers, pools)
 
 
@@ -25,9 +26,9 @@ _MAKERS = {
     "lbp_histogram": descriptors.lbp_histogram,
     "faces": faces.face_extractor,
     "whole_image_face": faces.whole_image_extractor,
-    **{f"lite{v}_head": partial(_lite, v, ("head",), ("grid3x2", "average", "max")) for v in (0, 1, 2)},
+    **{f"lite{v}_head": partial(_lite, v, ["head"], ["grid3x2", "average", "max"]) for v in (0, 1, 2)},
     # The last maps before the third and the fourth halving behind which content is learned, in one pass.
-    **{f"lite{v}_grids": partial(_lite, v, ("stage5", "head"), ("grid4x3",)) for v in (0, 1, 2)},
+    **{f"lite{v}_grids": partial(_lite, v, ["stage5", "head"], ["grid4x3"]) for v in (0, 1, 2)},
 }
 EXTRACTORS = {name: cache(maker) for name, maker in _MAKERS.items()}
 
@@ -57,3 +58,8 @@ class Features:
             raise ValueError(f"{self.extractor} has no output {self.output!r}; known: {', '.join(outputs)}")
         embeddings = outputs[self.output]
         return intra_normalise(embeddings, n_cells=self.cells) if self.cells else embeddings
+
+
+def is_present(features: np.ndarray) -> np.ndarray:
+    """Which rows of (n, d) have the feature, (n,) bool: those that are not NaN."""
+    return ~np.isnan(features[:, 0])

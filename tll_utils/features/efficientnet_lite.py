@@ -10,7 +10,7 @@ variant's own size (224×224 for Lite0), which makes Lite0's last map of a 245×
 """
 
 import math
-from typing import NamedTuple
+from collections import namedtuple
 
 import numpy as np
 
@@ -25,15 +25,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 SCALING = {0: (1.0, 1.0), 1: (1.0, 1.1), 2: (1.1, 1.2)}  # variant: factors of width and depth
 LAYERS = ("stem", *(f"stage{number}" for number in range(1, 8)), "head")  # from input to output
 
-
-class _Stage(NamedTuple):
-    repeats: int
-    kernel: int
-    stride: int
-    expansion: int
-    filters: int
-
-
+_Stage = namedtuple("_Stage", "repeats kernel stride expansion filters")
 _STAGES = (  # Lite0; the other variants scale repeats and filters
     _Stage(1, 3, 1, 1, 16),
     _Stage(2, 3, 2, 6, 24),

@@ -25,18 +25,15 @@ ROWS_DONE = "rows_done.txt"
 
 @dataclass(frozen=True)
 class Extractor:
-    """How images become embeddings.
+    """How images become embeddings: load (images, row) in worker threads, encode b loaded arrays to {output: (b, d)}.
 
-    name        part of the cache key: change it (or its @version) whenever the numbers change
-    load        (images, row) → array of one image; runs in worker threads
-    encode      list of b loaded arrays, which may differ in shape → {output: (b, d)}; several outputs cost one pass
-    n_encoders  threads that may encode at once: with two, no core waits for the end of the other's batch
+    The loaded arrays may differ in shape; several outputs cost one pass.
     """
 
-    name: str
+    name: str  # part of the cache key: change it (or its @version) whenever the numbers change
     load: Callable[[Images, int], np.ndarray]
     encode: Callable[[Sequence[np.ndarray]], dict[str, np.ndarray]]
-    n_encoders: int = 1
+    n_encoders: int = 1  # threads that may encode at once: with two, no core waits for the end of the other's batch
 
 
 def embed(images: Images, extractor: Extractor) -> dict[str, np.ndarray]:
@@ -65,13 +62,12 @@ def _is_whole(folder: Path) -> bool:
     """Whether the cached arrays are those that were written; damaged ones are removed."""
     try:
         checksums = json.loads((folder / "complete.json").read_text(encoding="utf-8"))
-        for output, checksum in checksums.items():
-            if sha256_of(folder / f"{output}.npy") != checksum:
-                raise ValueError(f"{folder / output}.npy is damaged")
-        return True
+        if all(sha256_of(folder / f"{output}.npy") == checksum for output, checksum in checksums.items()):
+            return True
     except (FileNotFoundError, ValueError):
-        shutil.rmtree(folder, ignore_errors=True)
-        return False
+        pass  # not there, or its checksums are no JSON
+    shutil.rmtree(folder, ignore_errors=True)
+    return False
 
 
 def _extract(images: Images, extractor: Extractor, folder: Path) -> None:
@@ -82,7 +78,8 @@ def _extract(images: Images, extractor: Extractor, folder: Path) -> None:
     batches = prefetch(partial(_load, images, extractor), range(first, len(images), BATCH_SIZE))
     encoded = prefetch(partial(_encode, extractor), batches, workers=n_encoders, n_ahead=n_encoders + 1)
     with progress(total=len(images), initial=first, desc=extractor.name, unit="image") as bar:
-        for start, n_rows, outputs in encoded:
+        for start, outputs in encoded:
+            n_rows = min(BATCH_SIZE, len(images) - start)
             for output, rows in outputs.items():
                 _write_rows(unfinished / f"{output}.npy", rows, start=start, total=len(images))
             write_text(unfinished / ROWS_DONE, str(start + n_rows))
@@ -97,9 +94,8 @@ def _load(images: Images, extractor: Extractor, start: int) -> tuple[int, list[n
     return start, [extractor.load(images, row) for row in range(start, stop)]
 
 
-def _encode(extractor: Extractor, loaded: tuple[int, list[np.ndarray]]) -> tuple[int, int, dict[str, np.ndarray]]:
-    start, batch = loaded
-    return start, len(batch), extractor.encode(batch)
+def _encode(extractor: Extractor, loaded: tuple[int, list[np.ndarray]]) -> tuple[int, dict[str, np.ndarray]]:
+    return loaded[0], extractor.encode(loaded[1])
 
 
 def _rows_done(unfinished: Path) -> int:

@@ -133,7 +133,7 @@ def face_extractor() -> Extractor:
     The content of border-neutral images is not stretched back, since a face would lose its proportions; boxes and
     landmarks then count from the content's corner.
     """
-    return Extractor("faces hog @2", Images.content, partial(_in_processes, describe))
+    return Extractor("faces @2", Images.content, partial(_in_processes, describe))
 
 
 def whole_image_extractor() -> Extractor:

@@ -60,8 +60,9 @@ def compile_forward(model: keras.Model, *, engine: str | None = None, precision:
 class _OpenVINO:
     """A compiled model; several threads may call it at once.
 
-    A batch is divided among as many requests as OpenVINO finds best. Each thread has a queue of its own, since
-    an AsyncInferQueue first asks which request is idle and then starts it: threads that share one collide.
+    A batch is divided among as many requests as OpenVINO finds best; their outputs are copied, since the next batch
+    overwrites them. Each thread has a queue of its own: an AsyncInferQueue first asks which request is idle and
+    then starts it, so threads that share one collide.
     """
 
     def __init__(self, model: keras.Model, precision: str):
@@ -73,7 +74,9 @@ class _OpenVINO:
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
         if not hasattr(self.of_thread, "queue"):
             self.of_thread.queue = _openvino().AsyncInferQueue(self.compiled)
-            self.of_thread.queue.set_callback(_copy_outputs)
+            self.of_thread.queue.set_callback(
+                lambda request, result: result.extend(tensor.data.copy() for tensor in request.output_tensors)
+            )
         queue = self.of_thread.queue
         parts = np.array_split(np.ascontiguousarray(images), min(len(queue), len(images)))
         results = [[] for _ in parts]
@@ -81,10 +84,6 @@ class _OpenVINO:
             queue.start_async([part], result, share_inputs=True)
         queue.wait_all()
         return {name: np.concatenate(arrays) for name, *arrays in zip(self.names, *results, strict=True)}
-
-
-def _copy_outputs(request, result: list[np.ndarray]) -> None:
-    result.extend(tensor.data.copy() for tensor in request.output_tensors)  # the next batch overwrites the tensors
 
 
 def _converted(model: keras.Model):

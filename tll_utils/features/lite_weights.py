@@ -7,9 +7,9 @@ the pickled list of keys; and for each key the number of elements (int64) and th
 """
 
 import pickle
-from collections import OrderedDict
+from collections import OrderedDict, namedtuple
 from pathlib import Path
-from typing import BinaryIO, ClassVar, NamedTuple
+from typing import BinaryIO, ClassVar
 
 import numpy as np
 
@@ -50,17 +50,8 @@ def load_state_dict(path: str | Path) -> dict[str, np.ndarray]:
             raise TorchFileError(f"{path}: {error or type(error).__name__}; {remedy}") from error
 
 
-class _Storage(NamedTuple):
-    dtype: str
-    key: str
-    size: int
-
-
-class _Tensor(NamedTuple):
-    storage: _Storage
-    offset: int  # offset and strides count elements
-    shape: tuple
-    strides: tuple
+_Storage = namedtuple("_Storage", "dtype key size")
+_Tensor = namedtuple("_Tensor", "storage offset shape strides")  # offset and strides count elements
 
 
 class _Unpickler(pickle.Unpickler):

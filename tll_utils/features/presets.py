@@ -48,9 +48,8 @@ def load_preset(folder: Path) -> Network:
     layers = {f"stage{number}": stage for number, stage in enumerate(stages, start=1)}
     if not is_transformer:
         layers |= {"last_fifth": model.layers[-3].output, "last_pool": model.output}
-    image = model.inputs[0]
-    size = None if None in image.shape[1:3] else image.shape[1:3]
-    return Network(keras.layers.Rescaling(scale, offset), image, layers, size)
+    size = model.inputs[0].shape[1:3]
+    return Network(keras.layers.Rescaling(scale, offset), model.inputs[0], layers, None if None in size else size)
 
 
 def _map_stages(model: Any) -> list:

@@ -14,7 +14,7 @@ from sklearn.decomposition import PCA
 
 from tll_utils.data.images import Images
 from tll_utils.data.pairs import Pairs
-from tll_utils.features.catalogue import Features
+from tll_utils.features.catalogue import Features, is_present
 from tll_utils.methods.base import Method
 from tll_utils.runtime import keras, set_seed
 from tll_utils.siamese.batches import FeatureBatches
@@ -32,18 +32,12 @@ Views = list[dict[str, np.ndarray]]  # per view of the images every whitened blo
 
 @dataclass(frozen=True)
 class Block:
-    """One kind of features of an image, as an input of an adapter.
+    """One kind of features of an image, as an input of an adapter."""
 
-    features    images → (n, d); rows that are NaN have none: they become zeros and teach nothing
-    width       principal components kept, at most
-    weight      root mean square length of a row that has the feature, compared with the other blocks'
-    mirrored    whether mirrored images are a second view; without it one view stands for both
-    """
-
-    features: Features
-    width: int = 256
-    weight: float = 1.0
-    mirrored: bool = False
+    features: Features  # images → (n, d); rows that are NaN have none: they become zeros and teach nothing
+    width: int = 256  # principal components kept, at most
+    weight: float = 1.0  # root mean square length of a row that has the feature, compared with the other blocks'
+    mirrored: bool = False  # whether mirrored images are a second view; without it one view stands for both
 
 
 VARIANTS = (0, 1, 2)  # of EfficientNet-Lite
@@ -71,7 +65,7 @@ class Whitening(BaseEstimator):
     weight: float = 1.0
 
     def fit(self, left: np.ndarray, right: np.ndarray) -> Self:
-        sides = [side[_has(side)] for side in (left, right)]
+        sides = [side[is_present(side)] for side in (left, right)]
         if min(map(len, sides)) < 2:
             self.axes_ = np.zeros((0, left.shape[1]), np.float32)
             self.means_ = [np.zeros(left.shape[1], np.float32)] * 2
@@ -91,11 +85,7 @@ class Whitening(BaseEstimator):
     def transform(self, features: np.ndarray, side: int) -> np.ndarray:
         """(n, components) float32 of left (side 0) or right (side 1) features; zeros where a row has none."""
         values = (features - self.means_[side]) @ self.axes_.T
-        return np.where(_has(features)[:, None], values, 0).astype(np.float32)
-
-
-def _has(features: np.ndarray) -> np.ndarray:
-    return ~np.isnan(features[:, 0])
+        return np.where(is_present(features)[:, None], values, 0).astype(np.float32)
 
 
 # --- the method -----------------------------------------------------------------

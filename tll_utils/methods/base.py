@@ -52,7 +52,8 @@ class Similarity(Method):
 
     def fit(self, train: Pairs) -> Self:
         if self.centred:
-            self.means_ = [_mean(self.features(side)) for side in (train.left, train.right)]
+            means = [self.features(side).mean(axis=0, dtype=np.float64) for side in (train.left, train.right)]
+            self.means_ = [mean.astype(np.float32) for mean in means]
         return self
 
     def scores(self, left: Images, right: Images) -> np.ndarray:
@@ -60,10 +61,6 @@ class Similarity(Method):
         if self.centred:
             sides = [side - mean for side, mean in zip(sides, self.means_, strict=True)]
         return SIMILARITIES[self.similarity](*sides)
-
-
-def _mean(embeddings: np.ndarray) -> np.ndarray:
-    return embeddings.mean(axis=0, dtype=np.float64).astype(np.float32)
 
 
 @dataclass(eq=False, repr=False)
@@ -103,32 +100,21 @@ class SelectOnTrain(Method):
 
 
 @dataclass(eq=False, repr=False)
-class StandardisedSum(Method):
-    """Sum of the members' score matrices, each standardised so that none outweighs another."""
-
-    members: Sequence[Method]
-
-    def fit(self, train: Pairs) -> Self:
-        self.members_ = [clone(member).fit(train) for member in self.members]
-        return self
-
-    def scores(self, left: Images, right: Images) -> np.ndarray:
-        return sum(standardise(member.scores(left, right)) for member in self.members_)
-
-
-@dataclass(eq=False, repr=False)
 class WeightedSum(Method):
-    """Sum of the members' raw score matrices with given weights."""
+    """Sum of the members' raw score matrices; without weights each is standardised, so that none outweighs another."""
 
     members: Sequence[Method]
-    weights: Sequence[float]
+    weights: Sequence[float] | None = None
 
     def fit(self, train: Pairs) -> Self:
         self.members_ = [clone(member).fit(train) for member in self.members]
         return self
 
     def scores(self, left: Images, right: Images) -> np.ndarray:
-        return weighted_sum([member.scores(left, right) for member in self.members_], self.weights)
+        matrices = [member.scores(left, right) for member in self.members_]
+        if self.weights is None:
+            return weighted_sum([standardise(S) for S in matrices], [1] * len(matrices))
+        return weighted_sum(matrices, self.weights)
 
 
 def weighted_sum(matrices: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
@@ -143,7 +129,8 @@ def weighted_sum(matrices: Sequence[np.ndarray], weights: Sequence[float]) -> np
     for position, S in enumerate(matrices):
         if not np.isfinite(S).all():
             raise ValueError(f"matrix {position} holds NaN or infinite scores: fix its method, or gate it")
-    return sum(np.float32(weight) * np.asarray(S, np.float32) for S, weight in zip(matrices, weights, strict=True))
+    weighted = [np.float32(weight) * np.asarray(S, np.float32) for S, weight in zip(matrices, weights, strict=True)]
+    return sum(weighted[1:], weighted[0])
 
 
 def out_of_fold(method: Method, pairs: Pairs, folds: Iterable[Rows]) -> list[np.ndarray]:

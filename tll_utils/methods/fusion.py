@@ -5,7 +5,7 @@ Nothing here knows what a face is: colour, texture and shape join the same way.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from scipy.optimize import minimize
@@ -15,7 +15,7 @@ from sklearn.base import BaseEstimator, clone
 from tll_utils.data.dataset import N_CANDIDATES
 from tll_utils.data.images import Images
 from tll_utils.data.pairs import Pairs
-from tll_utils.features.catalogue import Features
+from tll_utils.features.catalogue import Features, is_present
 from tll_utils.methods.base import Method, weighted_sum
 from tll_utils.similarity import euclidean_similarity
 
@@ -23,15 +23,11 @@ PENALTY = 1e-3  # on squared weights: without it a member that separates a small
 
 
 class Column(NamedTuple):
-    """One matrix (n_left, n_right) of a fusion.
-
-    where        the entries that count, bool; the others are zero. None: all
-    is_constant  it says only that something is there: not standardised, and without a say before weights are learned
-    """
+    """One matrix (n_left, n_right) of a fusion."""
 
     S: np.ndarray
-    where: np.ndarray | None = None
-    is_constant: bool = False
+    where: np.ndarray | None = None  # the entries that count, bool; the others are zero. None: all
+    is_constant: bool = False  # says only that something is there: not standardised, no say before weights are learned
 
     def scale(self) -> tuple[float, float]:
         """Mean and standard deviation of the entries that count; (0, 1) for constants."""
@@ -61,7 +57,7 @@ class Gated(BaseEstimator):
         self.means_ = []
         for side in (train.left, train.right):
             embeddings = self.features(side)
-            present = embeddings[_has(embeddings)]
+            present = embeddings[is_present(embeddings)]
             total = present.mean(axis=0, dtype=np.float64) if len(present) else np.zeros(embeddings.shape[1])
             self.means_.append(total.astype(np.float32))
         return self
@@ -69,25 +65,13 @@ class Gated(BaseEstimator):
     def columns(self, left: Images, right: Images) -> list[Column]:
         """Similarity where both have it, both have it, only the right has it."""
         a, b = self.features(left), self.features(right)
-        has_left, has_right = _has(a), _has(b)
+        has_left, has_right = is_present(a), is_present(b)
         both = has_left[:, None] & has_right
         S = np.zeros(both.shape, np.float32)
         if both.any():
             S[both] = euclidean_similarity(a[has_left] - self.means_[0], b[has_right] - self.means_[1]).ravel()
         only_right = ~has_left[:, None] & has_right
         return [Column(S, both), Column(both, is_constant=True), Column(only_right, is_constant=True)]
-
-
-def _has(embeddings: np.ndarray) -> np.ndarray:
-    return ~np.isnan(embeddings).any(axis=1)
-
-
-class Groups(Protocol):
-    """Divides left images into groups: fit(train), then predict(left) → group per left, (n,) int."""
-
-    def fit(self, train: Pairs) -> Self: ...
-
-    def predict(self, left: Images) -> np.ndarray: ...
 
 
 @dataclass(eq=False, repr=False)
@@ -100,7 +84,7 @@ class LearnedFusion(Method):
     """
 
     members: Sequence[Method | Gated]
-    groups: Groups | None = None
+    groups: Any = None  # fit(train), then predict(left) → group per left, (n,) int
 
     def fit(self, train: Pairs) -> Self:
         self.members_ = [clone(member).fit(train) for member in self.members]

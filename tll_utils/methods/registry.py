@@ -16,7 +16,7 @@ from tll_utils.data.images import Images
 from tll_utils.data.pairs import Pairs
 from tll_utils.features.catalogue import Features
 from tll_utils.methods.adapters import VARIANTS, Adapter
-from tll_utils.methods.base import BorderNeutral, Method, SelectOnTrain, Similarity, StandardisedSum, WeightedSum
+from tll_utils.methods.base import BorderNeutral, Method, SelectOnTrain, Similarity, WeightedSum
 from tll_utils.methods.fine_tuning import FineTuned
 from tll_utils.methods.from_scratch import SiameseNetwork
 from tll_utils.methods.fusion import Gated, LearnedFusion
@@ -27,19 +27,14 @@ REPORT_FACE_WEIGHT = 0.66
 
 @dataclass(frozen=True)
 class Entry:
-    """A method with what tables say about it.
-
-    headline      whether it stands in the README and in the figure of results
-    report_top2   what the report published for it
-    one_to_one    whether a submission decodes all queries together
-    """
+    """A method with what tables say about it."""
 
     title: str
     method: Method
     notes: str = ""
-    headline: bool = False
-    report_top2: float | None = None
-    one_to_one: bool = False
+    headline: bool = False  # whether it stands in the README and in the figure of results
+    report_top2: float | None = None  # what the report published for it
+    one_to_one: bool = False  # whether a submission decodes all queries together
     border_neutral: bool = False
 
 
@@ -134,11 +129,11 @@ UNTRAINED: dict[str, Entry] = {
     "lite0_max": Entry("Lite0, max pool", Similarity(Features("lite0_head", "head_max"))),
     "lite0_grid": Entry("Lite0, 3×2 grid", Similarity(Features("lite0_head", "head_grid3x2"))),
     **{f"lite{v}": Entry(f"Lite{v}, 3×2 grid, intra-normalised", lite(v), CHOSEN) for v in VARIANTS},
-    "lite_pair": Entry("Lite0 + Lite1", StandardisedSum([lite(0), lite(1)]), CHOSEN),
-    "lite_sum": Entry("Lite0 + Lite1 + Lite2", StandardisedSum([lite(v) for v in VARIANTS]), CHOSEN),
+    "lite_pair": Entry("Lite0 + Lite1", WeightedSum([lite(0), lite(1)]), CHOSEN),
+    "lite_sum": Entry("Lite0 + Lite1 + Lite2", WeightedSum([lite(v) for v in VARIANTS]), CHOSEN),
     "lite0_4x3": Entry("Lite0, 4×3 grid", lite_layer(0, "head"), CHOSEN_LAYER),
     "lite1_4x3": Entry("Lite1, 4×3 grid", lite_layer(1, "head"), CHOSEN_LAYER),
-    "lite_layers": Entry("Lite0 + Lite1 + Lite2, stage 5 and head", StandardisedSum(LITE_LAYERS), CHOSEN_LAYER,
+    "lite_layers": Entry("Lite0 + Lite1 + Lite2, stage 5 and head", WeightedSum(LITE_LAYERS), CHOSEN_LAYER,
                          headline=True),
     "lite0_uncentred": Entry("Lite0 average, not centred (as the report compares)", UNCENTRED_AVERAGE, headline=True),
     "whole_image_face": Entry("whole image as the face (report's features)", WHOLE_IMAGE_FACE),

@@ -15,7 +15,6 @@ from tll_utils.data.dataset import Dataset
 from tll_utils.data.folds import N_SPLITS, Rows, grouped_folds, headline_folds, holdout_split, near_duplicate_groups
 from tll_utils.data.pairs import Pairs
 from tll_utils.evaluation.cross_validation import cross_validate
-from tll_utils.evaluation.metrics import per_left
 from tll_utils.evaluation.statistics import summarise
 from tll_utils.methods.base import Method, out_of_fold
 from tll_utils.methods.one_to_one import DECODERS
@@ -136,15 +135,6 @@ EXPERIMENTS: dict[str, Experiment] = {
 def measure(method: Method, pairs: Pairs, folds: Sequence[Rows]) -> pd.DataFrame:
     """Table of `cross_validate` for a method: every pair scored once, by a fit without it."""
     return cross_validate(out_of_fold(method, pairs, folds), folds)
-
-
-def per_left_table(blocks: Sequence[np.ndarray], folds: Sequence[Rows]) -> pd.DataFrame:
-    """As `cross_validate`; of a single split the table of its test rows, which are the index."""
-    if len(folds) > 1:
-        return cross_validate(blocks, folds)
-    table = per_left(blocks[0], np.arange(len(blocks[0])))
-    table.insert(0, "fold", 0)
-    return table.set_index(folds[0][1])
 
 
 def run_methods(names: Sequence[str], pairs: Pairs) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:

@@ -3,14 +3,13 @@
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyBboxPatch, Rectangle
+from matplotlib.patches import Rectangle
 
 from tll_utils.data.pairs import Pairs
 from tll_utils.runtime import project_root
@@ -108,12 +107,6 @@ def accuracy_bars(ax: Axes, table: pd.DataFrame, *, reference: dict[str, float] 
     ax.spines[["top", "right"]].set_visible(False)
 
 
-def table_picture(ax: Axes, table: pd.DataFrame) -> None:
-    """A small table as a picture."""
-    ax.set_axis_off()
-    ax.table(table.to_numpy().tolist(), colLabels=list(table.columns), loc="center", cellLoc="center").scale(1, 1.3)
-
-
 def training_curves(axes: Sequence[Axes], history: pd.DataFrame) -> None:
     """Pair accuracy, loss and expected top-2 against the epoch on three axes, training and validation.
 
@@ -133,31 +126,6 @@ def training_curves(axes: Sequence[Axes], history: pd.DataFrame) -> None:
         ax.spines[["top", "right"]].set_visible(False)
     axes[-1].axhline(CHANCE, color="#777", linestyle="--", linewidth=1)
     axes[-2].legend(frameon=False, fontsize=8)
-
-
-class Box(NamedTuple):
-    """A box of a diagram with its centre (x, y)."""
-
-    text: str
-    x: float
-    y: float
-    color: str
-    width: float = 1.7
-    height: float = 0.75
-
-
-def box_diagram(ax: Axes, boxes: Sequence[Box], arrows: Sequence[tuple[int, int]]) -> None:
-    """Boxes with texts, and arrows from the right edge of one (its number) to the left edge of another."""
-    for text, x, y, color, width, height in boxes:
-        corner = (x - width / 2, y - height / 2)
-        ax.add_patch(FancyBboxPatch(corner, width, height, boxstyle="round,pad=0.02", fc=color, ec="#555"))
-        ax.text(x, y, text, ha="center", va="center", fontsize=9)
-    for a, b in ((boxes[start], boxes[end]) for start, end in arrows):
-        tail, tip = (a.x + a.width / 2 + 0.03, a.y), (b.x - b.width / 2 - 0.03, b.y)
-        ax.annotate("", tip, tail, arrowprops={"arrowstyle": "->", "color": "#333"})
-    xs, ys = [box.x for box in boxes], [box.y for box in boxes]
-    ax.set(xlim=(min(xs) - 1, max(xs) + 1), ylim=(min(ys) - 0.6, max(ys) + 0.6))
-    ax.set_axis_off()
 
 
 def face_boxes(ax: Axes, image: np.ndarray, boxes: np.ndarray, points: np.ndarray, title: str = "") -> None:

@@ -6,10 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from tll_utils.report.experiments import EXPERIMENTS
-from tll_utils.runtime import project_root, write_text
-
-BAR = "\\|"  # a bar that does not end a cell of a Markdown table
-START, END = "<!-- results: written by make reproduce -->", "<!-- end of results -->"
+from tll_utils.runtime import project_root
 
 
 def results_dir() -> Path:
@@ -72,22 +69,3 @@ def headlines() -> list[dict]:
     """The recorded methods that the registry calls headlines."""
     titles = {row.title for experiment in EXPERIMENTS.values() for row in experiment.rows() if row.headline}
     return [method for method in recorded_methods(*EXPERIMENTS) if method["name"] in titles]
-
-
-def readme_table() -> str:
-    """Markdown table of the headlines beside the published results, best first."""
-    rows = [(top2, name, "", source) for name, top2, source in published_results().itertuples(index=False)]
-    for method in headlines():
-        source = "measured here" + f", {method['task']}" * (method["task"] != "inductive")
-        rows.append((method["expected_top2"], method["name"], interval_text(method["interval95"]), source))
-    lines = ["| method | top-2 | 95 % interval | source |", "|---|---|---|---|"]
-    for top2, name, interval, source in sorted(rows, reverse=True):
-        lines.append(f"| {name.replace('|', BAR)} | {top2:.3f} | {interval} | {source} |")
-    return "\n".join(lines)
-
-
-def update_readme() -> None:
-    """Put `readme_table` between the README's two `results` comments."""
-    path = project_root() / "README.md"
-    before, _, rest = path.read_text(encoding="utf-8").partition(START)
-    write_text(path, f"{before}{START}\n{readme_table()}\n{END}{rest.partition(END)[2]}")

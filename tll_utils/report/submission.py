@@ -1,22 +1,16 @@
-"""Writes the challenge's submission: `make submission TLL_DATA=<folder> [METHOD=<name>]`."""
+"""The challenge's submission: scores of every test image's candidates, as a file."""
 
-import argparse
-import os
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from tll_utils.data.dataset import N_CANDIDATES, Dataset, load_dataset
+from tll_utils.data.dataset import N_CANDIDATES, Dataset
 from tll_utils.data.folds import N_SPLITS, headline_folds
 from tll_utils.evaluation.cross_validation import calibrated_temperature
-from tll_utils.evaluation.metrics import topk_accuracy
 from tll_utils.methods.base import Method, out_of_fold
 from tll_utils.methods.one_to_one import belief_propagation
-from tll_utils.methods.registry import DEFAULT_METHOD, METHODS, get_entry, get_method
-from tll_utils.runtime import project_root, write_text
+from tll_utils.runtime import write_text
 
 MIN_CALIBRATION = N_CANDIDATES + 2  # pairs per fold: grouped folds differ in size
 
@@ -52,23 +46,3 @@ def write_submission(dataset: Dataset, scores: np.ndarray, path: Path) -> None:
     table = pd.DataFrame(scores, columns=[f"c{column}" for column in range(shape[1])])
     table.insert(0, "left", dataset.test.left.ids)
     write_text(path, table.to_csv(index=False, lineterminator="\n"))
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--method", default=os.environ.get("METHOD") or DEFAULT_METHOD, help=", ".join(METHODS))
-    name = parser.parse_args().method
-    started = time.perf_counter()
-    try:
-        entry, dataset = get_entry(name), load_dataset()
-    except ValueError as error:  # a DatasetError is one, too
-        sys.exit(str(error))
-    scores = candidate_scores(dataset, get_method(name), one_to_one=entry.one_to_one)
-    write_submission(dataset, scores, project_root() / "build" / "submission.csv")
-    print(f"build/submission.csv: {len(scores)} rows by {name} in {time.perf_counter() - started:.0f} s")
-    if dataset.test.truth is not None:
-        print(f"top-2 accuracy on the known truth: {topk_accuracy(scores, dataset.test.truth):.3f}")
-
-
-if __name__ == "__main__":
-    main()

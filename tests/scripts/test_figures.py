@@ -3,10 +3,11 @@
 import json
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import pytest
 
-from tll_utils.report import figures
+from scripts import figures
 from tll_utils.report.results import results_dir
 from tll_utils.runtime import project_root, sha256_of
 
@@ -59,3 +60,20 @@ def test_figure_of_results_tells_the_tasks_apart():
     assert color["HOG"] == figures.plots.OURS and color["best, belief propagation"] == figures.plots.TOGETHER
     assert (table["low"] <= table["top2"]).all() and (table["top2"] <= table["high"]).all()
     plt.close(fig)
+
+
+def test_table_picture_shows_every_cell():
+    _, ax = plt.subplots()
+    figures.table_picture(ax, pd.DataFrame({"layer": ["tower", "head"], "parameters": [7, 513]}))
+    cells = {place: cell.get_text().get_text() for place, cell in ax.tables[0].get_celld().items()}
+    assert cells == dict(zip(np.ndindex(3, 2), ["layer", "parameters", "tower", "7", "head", "513"], strict=True))
+
+
+def test_box_diagram_writes_every_text_and_joins_neighbouring_edges():
+    """Boxes of width 2 at x = 0 and 4: the arrow runs between their edges, 1 and 3, with a little air."""
+    boxes = [figures.Box(text, x, 0, "white", width=2, height=1) for text, x in (("a", 0), ("b", 4))]
+    _, ax = plt.subplots()
+    figures.box_diagram(ax, boxes, [(0, 1)])
+    arrow = next(text for text in ax.texts if text.get_text() == "")
+    assert {text.get_text() for text in ax.texts} == {"a", "b", ""}
+    assert (arrow.xyann, arrow.xy) == (pytest.approx((1.03, 0)), pytest.approx((2.97, 0)))

@@ -4,17 +4,18 @@ import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
+from matplotlib.patches import FancyBboxPatch, Patch
 
 from tll_utils.data.images import HEIGHT, WIDTH
 from tll_utils.methods.from_scratch import SiameseNetwork
 from tll_utils.report import plots
 from tll_utils.report.experiments import EXPERIMENTS
-from tll_utils.report.plots import Box
 from tll_utils.report.results import headlines, load_table, published_results, recorded_methods, results_dir
 from tll_utils.runtime import project_root, sha256_of, write_text
 from tll_utils.siamese.training import layer_table
@@ -28,7 +29,7 @@ def pair_table() -> Drawing:
     """The first rows of the report's pair table."""
     table = pd.read_csv(results_dir() / "pair_table.csv", dtype=str, keep_default_na=False, encoding="utf-8")
     fig, ax = plt.subplots(figsize=(4, 5.6), layout="constrained")
-    plots.table_picture(ax, table.head(22))
+    table_picture(ax, table.head(22))
     return fig, table
 
 
@@ -45,7 +46,7 @@ def siamese_diagram() -> Drawing:
         Box("score\n1 = match", 9.4, 0, "#d8efe1"),
     ]
     fig, ax = plt.subplots(figsize=(9, 2.8), layout="constrained")
-    plots.box_diagram(ax, boxes, [(0, 2), (1, 3), (2, 4), (3, 5), (4, 6), (5, 6), (6, 7)])
+    box_diagram(ax, boxes, [(0, 2), (1, 3), (2, 4), (3, 5), (4, 6), (5, 6), (6, 7)])
     ax.annotate("", (2.4, -0.55), (2.4, 0.55), arrowprops={"arrowstyle": "<->", "linestyle": "--", "color": "#777"})
     ax.text(2.5, 0, "the same weights", va="center", fontsize=8, color="#555")
     return fig, pd.DataFrame(boxes)
@@ -55,7 +56,7 @@ def model_summary() -> Drawing:
     """Siamese ResNet18 with global average pooling, 513 parameters behind the tower."""
     table = layer_table(SiameseNetwork(size=(HEIGHT, WIDTH)).build())
     fig, ax = plt.subplots(figsize=(7, 2), layout="constrained")
-    plots.table_picture(ax, table.astype(str))
+    table_picture(ax, table.astype(str))
     return fig, table
 
 
@@ -109,6 +110,37 @@ def _bars(*experiments: str, beside: Sequence[str] = ()) -> Recipe:
 
 def _curves(*experiments: str, columns: int = 3) -> Recipe:
     return partial(_draw_curves, experiments, columns), tuple(f"{name}_history.csv" for name in experiments)
+
+
+def table_picture(ax: Axes, table: pd.DataFrame) -> None:
+    """A small table as a picture."""
+    ax.set_axis_off()
+    ax.table(table.to_numpy().tolist(), colLabels=list(table.columns), loc="center", cellLoc="center").scale(1, 1.3)
+
+
+class Box(NamedTuple):
+    """A box of a diagram with its centre (x, y)."""
+
+    text: str
+    x: float
+    y: float
+    color: str
+    width: float = 1.7
+    height: float = 0.75
+
+
+def box_diagram(ax: Axes, boxes: Sequence[Box], arrows: Sequence[tuple[int, int]]) -> None:
+    """Boxes with texts, and arrows from the right edge of one (its number) to the left edge of another."""
+    for text, x, y, color, width, height in boxes:
+        corner = (x - width / 2, y - height / 2)
+        ax.add_patch(FancyBboxPatch(corner, width, height, boxstyle="round,pad=0.02", fc=color, ec="#555"))
+        ax.text(x, y, text, ha="center", va="center", fontsize=9)
+    for a, b in ((boxes[start], boxes[end]) for start, end in arrows):
+        tail, tip = (a.x + a.width / 2 + 0.03, a.y), (b.x - b.width / 2 - 0.03, b.y)
+        ax.annotate("", tip, tail, arrowprops={"arrowstyle": "->", "color": "#333"})
+    xs, ys = [box.x for box in boxes], [box.y for box in boxes]
+    ax.set(xlim=(min(xs) - 1, max(xs) + 1), ylim=(min(ys) - 0.6, max(ys) + 0.6))
+    ax.set_axis_off()
 
 
 FIGURES: dict[str, Recipe] = {
