@@ -33,7 +33,7 @@ reproduce: .venv/ready
 	$(BIN)/python -m scripts.reproduce
 
 submission: .venv/ready
-	$(BIN)/python -m tll_utils.report.submission
+	$(BIN)/python -m tll_utils.cli submit
 
 bench: .venv/ready
 	$(BIN)/python -m scripts.bench

@@ -1,8 +1,6 @@
 """The project's own files agree with each other: commands, lock, environment, README."""
 
 import re
-import subprocess
-import sys
 
 from scripts.recording import readme_table
 from tll_utils.runtime import project_root
@@ -25,24 +23,6 @@ def test_modules_run_by_the_makefile_exist():
     modules = re.findall(r"python -m ((?:tll_utils|scripts)[a-z_.]*)", read("Makefile"))
     files = {name: ROOT / name.replace(".", "/") for name in modules}
     assert modules and all(path.with_suffix(".py").exists() or path.is_dir() for path in files.values()), files
-
-
-def test_what_conda_asks_pip_for_is_what_pip_takes(tmp_path):
-    """conda writes the pip section of environment.yml into a requirements file: pip must take every line of it.
-
-    Everything is installed already, so pip downloads nothing; it still refuses an option on a line, and an editable
-    install beside hashes.
-    """
-    section = read("environment.yml").split("- pip:\n")[1]
-    lines = re.findall(r"^ +- (.*)$", section, re.MULTILINE)
-    (tmp_path / "conda.txt").write_text("\n".join(lines).replace("requirements.txt", str(ROOT / "requirements.txt")))
-    command = [sys.executable, "-m", "pip", "install", "--dry-run", "--no-index", "--no-deps", "-q", "-r"]
-    run = subprocess.run([*command, str(tmp_path / "conda.txt")], cwd=ROOT, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-
-
-def test_lock_names_no_index():
-    assert not re.search(r"^--|https?://|file:", read("requirements.txt"), re.MULTILINE)
 
 
 def test_readme_shows_the_recorded_results():

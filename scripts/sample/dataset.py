@@ -77,7 +77,7 @@ def write_tables(folder: Path, table: pd.DataFrame, seed: int) -> None:
         "factors.csv": (table, ["part", "left", "right", "factor"]),
     }
     for name, (rows, columns) in files.items():
-        rows.to_csv(folder / name, columns=columns, index=False, lineterminator="\n")  # the same bytes on Windows
+        rows.to_csv(folder / name, columns=columns, index=False, encoding="utf-8", lineterminator="\n")
 
 
 def write_jpeg(path: Path, image: np.ndarray) -> None:

@@ -193,6 +193,24 @@ def test_a_block_without_mirrored_views_stands_for_both(monkeypatch):
     assert method.scores(train.left, train.right).shape == (30, 30)
 
 
+def test_whitened_blocks_are_memoised_by_content(monkeypatch, sample):
+    """Two adapters on equal pairs, and scores of the training lefts, ask for features once per side and view."""
+    asked = []
+
+    def features(images):
+        asked.append((images.key, images.is_mirrored))
+        return np.random.default_rng(len(asked)).standard_normal((len(images), 4)).astype(np.float32)
+
+    monkeypatch.setitem(adapters.BLOCKS, "counted", Block(features, mirrored=True))
+    for _ in range(2):
+        train = sample.take(range(10))
+        method = Adapter([["counted"]], width=2, epochs=1, n_seeds=1).fit(train)
+        method.scores(train.left, train.right)
+    assert len(asked) == 2 + 4 and len(set(asked)) == 4  # twice per side to learn the whitening, once more to apply it
+    method.fit(sample.take(range(1, 11)))
+    assert len(asked) == 12
+
+
 # --- hubness --------------------------------------------------------------------
 
 

@@ -6,7 +6,6 @@ from sklearn.base import BaseEstimator, clone
 
 from tll_utils.data.images import Images
 from tll_utils.data.pairs import Pairs
-from tll_utils.evaluation.metrics import expected_topk
 from tll_utils.methods import registry
 from tll_utils.methods.adapters import BLOCKS, Adapter
 from tll_utils.methods.base import BorderNeutral
@@ -84,13 +83,6 @@ def test_few_training_pairs_suffice_where_no_network_is_trained(name, sample):
     """Ten make no candidate list: nothing is chosen and no weight learned."""
     S = get_method(name).fit(sample.take(range(10))).scores(sample.left, sample.right)
     assert S.shape == (64, 64) and np.isfinite(S).all()
-
-
-@pytest.mark.parametrize("name", ["border_geometry", "file_size", "lab_histogram", "tiny_image", "hog"])
-def test_every_shortcut_beats_chance_on_the_sample(name, sample):
-    """The audit is worth its name only where the shortcut is there: each scores above chance on its own pairs."""
-    S = get_method(name).fit(sample).scores(sample.left, sample.right)
-    assert expected_topk(S, np.arange(len(sample))) > 0.12
 
 
 # --- names ----------------------------------------------------------------------

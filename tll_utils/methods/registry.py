@@ -11,6 +11,7 @@ from typing import Self
 import numpy as np
 from sklearn.base import BaseEstimator, clone
 from sklearn.cluster import KMeans
+from sklearn.metrics import pairwise_distances_argmin
 
 from tll_utils.data.images import Images
 from tll_utils.data.pairs import Pairs
@@ -62,12 +63,13 @@ class SubCategories(BaseEstimator):
     """Six groups of left images: three clusters of the training lefts' Lite0 averages, each without and with a face."""
 
     def fit(self, train: Pairs) -> Self:
-        self.clusters_ = KMeans(3, n_init=10, random_state=0).fit(AVERAGE(train.left))
+        self.centres_ = KMeans(3, n_init=10, random_state=0).fit(AVERAGE(train.left)).cluster_centers_
         return self
 
     def predict(self, left: Images) -> np.ndarray:
         """Group of every left image, (n,) int: 2 · cluster + whether it has a face."""
-        return 2 * self.clusters_.predict(AVERAGE(left)) + FACE_FOUND(left)[:, 0].astype(int)
+        clusters = pairwise_distances_argmin(AVERAGE(left), self.centres_)
+        return 2 * clusters + FACE_FOUND(left)[:, 0].astype(int)
 
 
 AVERAGE, FACE_FOUND = Features("lite0_head", "head_average"), Features("faces", "found")

@@ -190,7 +190,7 @@ def _history(folder: Path) -> pd.DataFrame:
     path = folder / "history.csv"
     if not path.exists() or not path.stat().st_size:
         return pd.DataFrame()
-    table = pd.read_csv(path).drop_duplicates("epoch", keep="last", ignore_index=True)
+    table = pd.read_csv(path, encoding="utf-8").drop_duplicates("epoch", keep="last", ignore_index=True)
     return table.assign(epoch=table.epoch + 1).filter(COLUMNS)
 
 
