@@ -5,6 +5,7 @@ At the end a table compares what was recorded before with the fresh numbers.
 """
 
 import argparse
+import gc
 import hashlib
 import json
 import os
@@ -79,6 +80,9 @@ def _score_folds(method: Method, pairs: Pairs, folds: list[Rows], neutral: bool)
         trained = getattr(fitted, "method_", fitted)  # a BorderNeutral method's own
         if (history := getattr(trained, "history_", None)) is not None:
             histories.append(history.to_dict("records"))
+        del fitted, trained
+        keras.backend.clear_session()
+        gc.collect()  # networks stand in circles of references: hundreds of them would fill the memory
     return FoldScores(raw, cropped, histories, time.perf_counter() - started)
 
 
