@@ -31,7 +31,7 @@ from tll_utils.methods.one_to_one import DECODERS
 from tll_utils.methods.registry import get_entry, get_method
 from tll_utils.report.experiments import EXPERIMENTS, Experiment, Row
 from tll_utils.report.results import recorded_methods, results_dir
-from tll_utils.runtime import DAMAGED, project_root, read_arrays, write_arrays, write_text
+from tll_utils.runtime import DAMAGED, keras, project_root, read_arrays, write_arrays, write_text
 from tll_utils.siamese.training import automatic_precision
 
 LISTS = "lists drawn as the challenge draws them, mean of 20 draws"

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from sklearn.base import BaseEstimator, clone
+from sklearn.cluster import KMeans
 
 from tll_utils.data.images import Images
 from tll_utils.data.pairs import Pairs
@@ -14,7 +15,10 @@ from tll_utils.methods.from_scratch import SiameseNetwork
 from tll_utils.methods.registry import METHODS, SubCategories, get_entry, get_method
 
 # TensorFlow's tensors do not know NumPy 2's `copy` yet.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:Even though the `tf.config.experimental_run_functions_eagerly`:UserWarning"),
+]
 
 N_TRAIN = 48
 WITH_OWN_TOWER = ("resnet18_infonce", "vgg16_relu_cosine")  # the others would take a minute more
@@ -44,6 +48,16 @@ def estimators(value):
     if not isinstance(value, BaseEstimator):
         return []
     return [value, *estimators(list(value.get_params(deep=False).values()))]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def untraced():
+    """An epoch of two steps is over before TensorFlow would have traced one."""
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
 
 
 # --- all methods ----------------------------------------------------------------
@@ -142,3 +156,6 @@ def test_sub_categories_are_three_clusters_with_and_without_a_face(sample):
     np.testing.assert_array_equal(names % 2, registry.FACE_FOUND(sample.left)[:, 0])
     assert set(names // 2) == {0, 1, 2}
     np.testing.assert_array_equal(groups.predict(sample.left.take([5, 60])), names[[5, 60]])
+    averages = registry.AVERAGE(sample.left)
+    clusters = KMeans(3, n_init=10, random_state=0).fit(averages[:N_TRAIN])
+    np.testing.assert_array_equal(names // 2, clusters.predict(averages))

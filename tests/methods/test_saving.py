@@ -121,7 +121,8 @@ def method():
     features = Features("lite0_head", "head_average")
     similarity, tuned = Similarity(features), FineTuned("efficientnet_lite0")
     similarity.means_ = [np.arange(3, dtype=np.float32), np.arange(6.0).reshape(3, 2).T]
-    tuned.encoder_, tuned.loss_ = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]), [0.125]
+    maps = keras.Input((3,))
+    tuned.encoder_, tuned.loss_ = keras.Model(maps, keras.layers.Dense(2)(maps)), [0.125]
     whole = WeightedSum([similarity, tuned])
     whole.members_ = [similarity, tuned]
     return whole
@@ -161,9 +162,14 @@ def test_model_json_names_version_packages_data_and_every_hash(method, model, sa
 
 
 def test_files_are_plain(model):
-    """Arrays in safetensors, also transposed ones; JSON; Markdown; Keras's zip. Nothing else, so nothing pickled."""
+    """Arrays in safetensors, also transposed ones; JSON; Markdown; Keras's zip. Nothing else, so nothing pickled.
+
+    Others may read them as far as the process lets them read any file it makes.
+    """
+    os.umask(mask := os.umask(0))
     assert files_of(model) == ["README.md", "arrays.safetensors", "model.json", "networks/2.keras"]
     np.testing.assert_array_equal(load_file(model / "arrays.safetensors")["1"], [[0, 2, 4], [1, 3, 5]])
+    assert {path.stat().st_mode & 0o777 for path in model.rglob("*.*")} == {0o666 & ~mask}
 
 
 @pytest.mark.parametrize(

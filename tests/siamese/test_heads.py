@@ -91,3 +91,9 @@ def test_zero_embeddings_give_finite_scores_and_gradients(name):
         return logits, *tape.gradient(loss, [a, b])
 
     assert all(np.isfinite(values).all() for values in logits_and_gradients())
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_saved_head_keeps_its_name(name):
+    """By which a loaded network finds its head again."""
+    assert HEADS[name](name="head").get_config()["name"] == "head"

@@ -12,7 +12,6 @@ import tempfile
 import threading
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 
@@ -91,9 +90,10 @@ def _converted(model: keras.Model):
     core = _openvino().Core()
     core.set_property({"ENABLE_MMAP": False})  # the files are gone when the model runs
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.xml"
-        model.export(str(path), format="openvino", verbose=False)
-        steps = _openvino().preprocess.PrePostProcessor(core.read_model(path))
+        model.export(
+            folder, verbose=False
+        )  # SavedModel: OpenVINO's own conversion of a Keras model fails on Python 3.13
+        steps = _openvino().preprocess.PrePostProcessor(core.read_model(folder))
     steps.input(0).tensor().set_element_type(_openvino().Type.u8)
     return steps.build()
 

@@ -117,7 +117,7 @@ class WeightedSum(Method):
         return weighted_sum(matrices, self.weights)
 
 
-def weighted_sum(matrices: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
+def weighted_sum(matrices: Sequence[np.ndarray], weights: Sequence[float] | np.ndarray) -> np.ndarray:
     """Σ weight · S over any number of matrices, (n_left, n_right) float32.
 
     Raises ValueError where shapes or numbers of matrices and weights differ, or a score is not finite.

@@ -3,7 +3,7 @@
 import hashlib
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -47,7 +47,7 @@ class SiameseNetwork(Method):
         seen = np.random.default_rng(self.seed).permutation(rows)[: len(validation_rows)]
         learn, sample, validation = (cached(train.take(part), self.size) for part in (rows, seen, validation_rows))
         n_foils = self.batch_size - 1 if self.head == "scaled_cosine" else N_CANDIDATES - 1
-        options = {"batch_size": self.batch_size, "n_foils": n_foils, "seed": self.seed}
+        options: Any = {"batch_size": self.batch_size, "n_foils": n_foils, "seed": self.seed}
         batches = InBatchNegatives(learn, augmented=self.augmented, **options)
         self.model_ = self.build()
         self._compile(self.model_, self.epochs * len(batches))

@@ -138,6 +138,7 @@ def fit_weights(matrices: Sequence[np.ndarray], start: np.ndarray) -> np.ndarray
         total = logsumexp(logits, axis=1)
         probability = np.exp(logits - total[:, None])
         gradient = (flat @ probability.ravel()).astype(np.float64) / n_pairs
-        return float(total.mean(dtype=np.float64)) + PENALTY * weights @ weights, gradient + 2 * PENALTY * weights
+        penalty = PENALTY * float(weights @ weights)
+        return float(total.mean(dtype=np.float64)) + penalty, gradient + 2 * PENALTY * weights
 
     return minimize(loss, start, jac=True, method="L-BFGS-B").x

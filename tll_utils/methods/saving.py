@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors import numpy as safetensors
 
 from tll_utils.data.pairs import Pairs
 from tll_utils.methods.base import Method
@@ -59,7 +59,7 @@ def load(folder: Path | str) -> Method:
                 raise ValueError("it is damaged, its SHA-256 is not the recorded one")
             if path.suffix == ".keras":
                 parts[path.stem] = keras.saving.load_model(path, compile=False, safe_mode=True)
-        return unpacked(tree, parts | load_file(Path(folder, ARRAYS)))
+        return unpacked(tree, parts | safetensors.load_file(Path(folder, ARRAYS)))
     except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
         raise ModelError(f"{path}: {error}; copy the whole folder again, or save the model again") from error
 
@@ -68,7 +68,9 @@ def _write(folder: Path, method: Method, data: dict[str, Any] | None, accuracy: 
     parts: dict[int, tuple[str, Any]] = {}
     tree = json.dumps(packed(method, parts))
     (folder / NETWORKS).mkdir(parents=True)
-    save_file({name: part for name, part in parts.values() if isinstance(part, np.ndarray)}, folder / ARRAYS)
+    # safetensors copies memory as it lies there: without order="C" transposed arrays would be scrambled.
+    arrays = {name: np.asarray(part, order="C") for name, part in parts.values() if isinstance(part, np.ndarray)}
+    (folder / ARRAYS).write_bytes(safetensors.save(arrays))  # save_file's can be read by its owner only
     for name, part in parts.values():
         if isinstance(part, keras.Model):  # without optimizer and loss, so that plain `load_model` knows all of it
             keras.Model(part.inputs, part.output).save(folder / NETWORKS / f"{name}.keras")
@@ -84,7 +86,7 @@ def _card(method: Method, tree: str, data: dict[str, Any] | None, accuracy: str)
     train = "{pairs} pairs of images (fingerprint {fingerprint})".format(**data) if data else "pairs not recorded"
     uses = {part: "used" if re.search(pattern, tree) else "not used" for part, pattern in USES.items()}
     about = {"title": type(method).__name__, "what": str(type(method).__doc__).split("\n")[0]}
-    about["parameters"] = method.__repr__(10**5)  # of the default's 700 characters not all say enough
+    about["parameters"] = method.__repr__(10**5)  # pyright: ignore[reportCallIssue]  # repr() leaves out the middle
     return template.format(train=train, accuracy=accuracy, **uses, **about)
 
 

@@ -56,6 +56,6 @@ def _made(parts: dict[str, Any], found: dict[str, Any]) -> Any:
     if (name := found.pop("class")) not in CLASSES:
         raise ValueError(f"class {name} is unknown, known are {', '.join(CLASSES)}")
     learned = {attribute: found.pop(attribute) for attribute in [*found] if attribute.endswith("_")}
-    made = CLASSES[name](**found)
-    vars(made).update(learned)
+    made: Any = CLASSES[name](**found)
+    made.__dict__.update(learned)
     return made

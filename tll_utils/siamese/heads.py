@@ -19,8 +19,8 @@ _serialisable = keras.saving.register_keras_serializable(package="tll_utils")
 class Difference(layers.Layer):
     """One sigmoid unit on a − b. It is w·a − w·b: whatever the left image, the same rights win."""
 
-    def __init__(self, **options):
-        super().__init__(**options)
+    def __init__(self, **kwargs):  # so called, or Keras saves no name
+        super().__init__(**kwargs)
         self.unit = layers.Dense(1, dtype="float32")
 
     def call(self, a, b):
@@ -48,8 +48,8 @@ class Cosine(layers.Layer):
 class ScaledCosine(layers.Layer):
     """The cosine divided by a learned temperature (Radford et al. 2021, section 2.3), plus a learned bias."""
 
-    def __init__(self, **options):
-        super().__init__(**options)
+    def __init__(self, **kwargs):  # so called, or Keras saves no name
+        super().__init__(**kwargs)
         start = keras.initializers.Constant(math.log(1 / 0.07))
         self.log_scale = self.add_weight(name="log_scale", shape=(), initializer=start, dtype="float32")
         self.bias = self.add_weight(name="bias", shape=(), initializer="zeros", dtype="float32")
