@@ -82,6 +82,7 @@ def test_readme_table_is_sorted_says_the_task_and_escapes_bars(folder, monkeypat
 
 def test_readme_is_rewritten_between_its_comments_alone(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(recording, "readme_table", lambda: "| |a−b| |")
+    monkeypatch.setattr(recording, "project_root", lambda: tmp_path)
     before, after = f"# Title\n\n{recording.START}\n", f"\n{recording.END}\n\nMore.\n"
     (tmp_path / "README.md").write_text(f"{before}old{after}", encoding="utf-8")
     recording.update_readme()

@@ -57,7 +57,7 @@ def sample():
 @pytest.fixture(autouse=True)
 def checkout(tmp_path, monkeypatch):
     """Kept scores and results of a checkout of its own, whose package is one file."""
-    for module in (reproduce, results):
+    for module in (recording, reproduce, results):
         monkeypatch.setattr(module, "project_root", lambda: tmp_path)
     monkeypatch.setattr(Planted, "fits", [])
     monkeypatch.setattr(Planted, "fail", set())
