@@ -27,7 +27,7 @@ test: lint
 lint: .venv/ready-dev
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
-	$(BIN)/python -m basedpyright tll_utils scripts
+	$(BIN)/python -m basedpyright --project pyproject.toml
 
 reproduce: .venv/ready
 	$(BIN)/python -m scripts.reproduce
