@@ -1,4 +1,5 @@
 # The commands of the README. Each sets up .venv and uses it again on the next run.
+#   make install     set up .venv with what the notebooks and the command `tll` need
 #   make report      run every notebook, redraw figures/, write build/report.html
 #   make test        lint, unit tests, then nbval: re-run the notebooks and compare with the committed outputs
 #   make reproduce   record the TLL results into data/results/          (TLL_DATA=<folder>)
@@ -15,14 +16,15 @@ export TLL_DATA METHOD
 export UV_SYSTEM_CERTS ?= 1
 export UV_HTTP_TIMEOUT ?= 180
 
-.PHONY: report test lint reproduce submission bench notebooks sample lock clean always
+.PHONY: install report test lint reproduce submission bench notebooks sample lock clean always
+
+install: .venv/ready
 
 report: .venv/ready
-	$(BIN)/python -m scripts.build_report
+	$(BIN)/tll report
 
 test: lint
-	$(BIN)/python -m pytest
-	TLL_DATA=data/sample TLL_PROGRESS=0 $(BIN)/python -m pytest --nbval --nbval-cell-timeout 600 notebooks
+	$(BIN)/tll test
 
 lint: .venv/ready-dev
 	$(BIN)/python -m ruff check .
@@ -30,16 +32,16 @@ lint: .venv/ready-dev
 	$(BIN)/python -m basedpyright --project pyproject.toml
 
 reproduce: .venv/ready
-	$(BIN)/python -m scripts.reproduce
+	$(BIN)/tll reproduce
 
 submission: .venv/ready
-	$(BIN)/python -m tll_utils.cli submit
+	$(BIN)/tll submit
 
 bench: .venv/ready
-	$(BIN)/python -m scripts.bench
+	$(BIN)/tll bench
 
 notebooks: .venv/ready
-	TLL_DATA=data/sample $(BIN)/python -m scripts.build_report --in-place
+	$(BIN)/tll report --in-place --data data/sample
 
 sample: .venv/ready
 	$(BIN)/python -m scripts.sample

@@ -13,15 +13,29 @@ import pandas as pd
 
 from tll_utils.data.dataset import Dataset
 from tll_utils.evaluation.statistics import summarise
-from tll_utils.report.results import headlines, interval_text, published_results, results_dir
+from tll_utils.methods.registry import get_entry
+from tll_utils.report.experiments import EXPERIMENTS
+from tll_utils.report.results import interval_text, published_results, recorded_methods, results_dir
 from tll_utils.runtime import keras, project_root, write_text
 
 PACKAGES = (
     "keras", "tensorflow", "numpy", "scipy", "scikit-learn", "scikit-image", "opencv-python-headless", "pillow",
     "simplejpeg",
 )  # fmt: skip
-BAR = "\\|"  # a bar that does not end a cell of a Markdown table
 START, END = "<!-- results: written by make reproduce -->", "<!-- end of results -->"
+FAMILIES = (  # rows of the README: what they are called, the report's best of that kind, ours; None: nothing published
+    ("black borders alone, a shortcut", None, get_entry("border_geometry").title),
+    ("Siamese network trained from scratch", "Siamese ResNet18 from scratch, |a−b|, 2×2 average pool",
+     get_entry("resnet18_infonce").title),
+    ("features of pretrained networks", "pretrained VGG16", get_entry("lite_layers").title),
+    ("… and of detected faces, fused", "pretrained VGG16 + dlib face features, weight 66 %", get_entry("fusion").title),
+    ("a pretrained network, fine-tuned", "pretrained VGG16", get_entry("tuned_lite0").title),
+    ("linear layers learned on such features (`best`)", None, get_entry("best").title),
+    ("… on images without their borders", None, get_entry("best_border_neutral").title),
+    ("… without any face model", None, get_entry("best_without_faces").title),
+    ("… the other queries' candidates known", None, "best, CSLS"),
+    ("… all queries answered together", None, "best, belief propagation"),
+)  # fmt: skip
 METHOD_FIELDS = (
     "name", "report_top2", "expected_top2", "interval95", "expected_top1", "task", "border_neutral", "split",
     "n_left", "seconds", "notes",
@@ -139,14 +153,15 @@ def _processor() -> str:
 
 
 def readme_table() -> str:
-    """Markdown table of the headlines beside the published results, best first."""
-    rows = [(top2, name, "", source) for name, top2, source in published_results().itertuples(index=False)]
-    for method in headlines():
-        source = "measured here" + f", {method['task']}" * (method["task"] != "inductive")
-        rows.append((method["expected_top2"], method["name"], interval_text(method["interval95"]), source))
-    lines = ["| method | top-2 | 95 % interval | source |", "|---|---|---|---|"]
-    for top2, name, interval, source in sorted(rows, reverse=True):
-        lines.append(f"| {name.replace('|', BAR)} | {top2:.3f} | {interval} | {source} |")
+    """Markdown table of FAMILIES: the report's best of a family, ours, its interval and its task."""
+    published = published_results().set_index("method")["top2"]
+    measured = {method["name"]: method for method in recorded_methods(*EXPERIMENTS)}
+    lines = ["| method | report | here | 95 % interval | task |", "|---|---|---|---|---|"]
+    for family, report, ours in FAMILIES:
+        theirs = f"{published[report]:.3f}" if report else ""
+        if method := measured.get(ours):
+            here = f"{method['expected_top2']:.3f} | {interval_text(method['interval95'])} | {method['task']}"
+            lines.append(f"| {family} | {theirs} | {here} |")
     return "\n".join(lines)
 
 

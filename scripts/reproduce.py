@@ -23,7 +23,7 @@ from sklearn.base import BaseEstimator, clone
 from scripts.recording import method_row, record, update_readme
 from tll_utils.data.dataset import Dataset, DatasetError, load_dataset
 from tll_utils.data.folds import Rows
-from tll_utils.data.pairs import Pairs, pair_table, write_pair_table
+from tll_utils.data.pairs import Pairs, pair_table
 from tll_utils.evaluation.cross_validation import cross_validate, cross_validate_one_to_one
 from tll_utils.evaluation.metrics import per_left
 from tll_utils.methods.base import Method, WeightedSum, weighted_sum
@@ -35,6 +35,8 @@ from tll_utils.runtime import DAMAGED, keras, project_root, read_arrays, write_a
 from tll_utils.siamese.training import automatic_precision
 
 LISTS = "lists drawn as the challenge draws them, mean of 20 draws"
+
+_USED: set[Path] = set()  # kept scores of this run
 
 
 class FoldScores(NamedTuple):
@@ -91,7 +93,9 @@ def _kept(method: Method, pairs: Pairs, folds: list[Rows], neutral: bool) -> Pat
     code = [path.read_bytes() for path in sorted((project_root() / "tll_utils").rglob("*.py"))]
     rows = [test_rows.tolist() for _, test_rows in folds]
     what = repr([BaseEstimator.__repr__(method, N_CHAR_MAX=1_000_000), pairs.key, rows, neutral]).encode()
-    return _folder() / "scores" / f"{hashlib.sha256(b''.join([what, *code])).hexdigest()[:20]}.npz"
+    path = _folder() / "scores" / f"{hashlib.sha256(b''.join([what, *code])).hexdigest()[:20]}.npz"
+    _USED.add(path)
+    return path
 
 
 def _folder() -> Path:
@@ -162,7 +166,7 @@ def _history(scores: FoldScores) -> pd.DataFrame:
 def record_pair_table(dataset: Dataset, *, n_rows: int = 40) -> None:
     """The first rows of the report's pair table, its figure 1, into `data/results/pair_table.csv`."""
     table = pair_table(dataset.train.left.ids, dataset.train.right.ids)
-    write_pair_table(table.head(n_rows), results_dir() / "pair_table.csv")
+    write_text(results_dir() / "pair_table.csv", table.head(n_rows).to_csv(index=False, lineterminator="\n"))
 
 
 # --- the run --------------------------------------------------------------------
@@ -220,7 +224,9 @@ def main() -> None:
     record_pair_table(dataset)
     update_readme()
     print(comparison(before, recorded_methods(*names)).to_string(index=False))
-    shutil.rmtree(_folder(), ignore_errors=True)
+    shutil.rmtree(_folder() / "cache", ignore_errors=True)
+    for path in (earlier, *_USED):  # the next run measures anew; what another, interrupted run has kept stays
+        path.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

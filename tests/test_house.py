@@ -19,9 +19,10 @@ BELOW["features"] = BELOW["siamese"] = ASIDE | {"data", "runtime"}
 BELOW["methods"] = BELOW["features"] | {"features", "siamese"}
 BELOW["report"] = BELOW["search"] = BELOW["methods"] | {"methods"}
 BELOW["cli"] = BELOW["report"] | {"report", "search"}
+BELOW["__main__"] = {"cli"}
 
 MAX_FILE, MAX_FUNCTION, MAX_PACKAGE = 300, 40, 4600  # lines
-SEPARATE = ("search", "cli")  # counted apart from the package
+SEPARATE = ("search", "cli", "__main__")  # counted apart from the package
 
 
 def module_of(path: Path) -> str:

@@ -5,7 +5,6 @@ import pytest
 
 from tll_utils import similarity
 from tll_utils.similarity import (
-    centre,
     cosine_similarity,
     euclidean_similarity,
     hubness_correction,
@@ -111,15 +110,6 @@ def test_a_row_needs_a_direction(embeddings, value, length):
         cosine_similarity(right, left)
     with np.errstate(over="ignore"), pytest.raises(ValueError, match=f"bank row 5 has length {length}"):
         unit_length(left, "bank")
-
-
-def test_centre_subtracts_the_training_mean():
-    """The training rows (0, 2) and (4, 4) have mean (2, 3), whatever is centred."""
-    centred = centre(np.array([[2, 3], [5, 1]]), training=np.array([[0, 2], [4, 4]]))
-    np.testing.assert_array_equal(centred, [[0, 0], [3, -2]])
-    assert centred.dtype == np.float32
-    with pytest.raises(ValueError, match=r"embeddings \(2, 3\) and training \(2, 2\) differ in width"):
-        centre(np.zeros((2, 3)), training=np.zeros((2, 2)))
 
 
 def test_hubness_correction_by_hand():

@@ -1,39 +1,298 @@
-"""The command line: `tll submit` (or `python -m tll_utils.cli submit`) writes the challenge's submission."""
+"""The command line: `tll <command>`, or `python -m tll_utils <command>`. `tll <command> --help` shows an example."""
 
 import argparse
 import os
+import shutil
+import subprocess
 import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
 
-from tll_utils.data.dataset import load_dataset
-from tll_utils.evaluation.metrics import topk_accuracy
-from tll_utils.methods.registry import DEFAULT_METHOD, METHODS, get_entry, get_method
-from tll_utils.report.submission import candidate_scores, write_submission
-from tll_utils.runtime import project_root
+from tll_utils import runtime
+
+SHIPPED = "adapter_lite0_small"  # the model that comes with the package: Lite0 features, no faces
+FAILURES = (ValueError, OSError, RuntimeError)  # of bad input; their texts name the file and the remedy
+
+Arguments = argparse.Namespace
 
 
-def submit(name: str) -> None:
-    """Score the candidates of $TLL_DATA by the named method into build/submission.csv."""
-    started = time.perf_counter()
-    entry, dataset = get_entry(name), load_dataset()
-    scores = candidate_scores(dataset, get_method(name), one_to_one=entry.one_to_one)
-    write_submission(dataset, scores, project_root() / "build" / "submission.csv")
-    print(f"build/submission.csv: {len(scores)} rows by {name} in {time.perf_counter() - started:.0f} s")
+# --- commands of the checkout -----------------------------------------------------
+
+
+def report(arguments: Arguments) -> None:
+    """Run every notebook, redraw the figures and write build/report.html."""
+    _run_script("build_report", *["--in-place"] * arguments.in_place)
+
+
+def test(arguments: Arguments) -> None:
+    """Run the unit tests, then the notebooks on the sample, compared with their committed outputs."""
+    _run("pytest", *arguments.options)
+    if not arguments.options:
+        _run("pytest", "--nbval", "--nbval-cell-timeout", "600", "notebooks", TLL_DATA="data/sample", TLL_PROGRESS="0")
+
+
+def reproduce(arguments: Arguments) -> None:
+    """Record experiments on the real images into data/results/."""
+    _run_script("reproduce", *arguments.experiments)
+
+
+def bench(arguments: Arguments) -> None:
+    """Measure speed and memory."""
+    _run_script("bench", *arguments.sections)
+
+
+def convert(arguments: Arguments) -> None:
+    """Turn the TLL authors' public release, two zips, into the layout of the challenge."""
+    _run_script("convert", *(str(path.resolve()) for path in (arguments.left, arguments.right, arguments.out)))
+
+
+# --- commands that run anywhere ---------------------------------------------------
+
+
+def submit(arguments: Arguments) -> None:
+    """Score the candidates of every test image and write the challenge's submission."""
+    from tll_utils.data.dataset import load_dataset
+    from tll_utils.evaluation.metrics import topk_accuracy
+    from tll_utils.report.submission import candidate_scores, write_submission
+
+    started, method = time.perf_counter(), _saved(arguments.model) or _registered(arguments.method)
+    dataset = load_dataset()
+    fitted = method if arguments.model else method.fit(dataset.train)
+    scores = candidate_scores(dataset, fitted)
+    out = arguments.out or runtime.build_dir() / "submission.csv"
+    write_submission(dataset, scores, out)
+    print(f"{out}: {len(scores)} rows by {arguments.model or arguments.method}, {time.perf_counter() - started:.0f} s")
     if dataset.test.truth is not None:
         print(f"top-2 accuracy on the known truth: {topk_accuracy(scores, dataset.test.truth):.3f}")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="tll", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    submission = commands.add_parser("submit", help="write build/submission.csv for the data set of $TLL_DATA")
-    submission.add_argument("--method", default=os.environ.get("METHOD") or DEFAULT_METHOD, help=", ".join(METHODS))
-    arguments = parser.parse_args()
+def look_alikes(arguments: Arguments) -> None:
+    """Find the look-alikes of every picture of a folder or zip, and write a page of them."""
+    from tll_utils.search.gallery import write_page
+    from tll_utils.search.look_alikes import look_alikes
+    from tll_utils.search.pictures import collect
+
+    method = _fitted(arguments.model)
+    gallery = collect(arguments.folder)
+    queries = collect(arguments.query) if arguments.query else gallery
+    keep = arguments.keep_near_duplicates
+    table = look_alikes(method, queries.images, gallery.images, top=arguments.top, keep_near_duplicates=keep)
+    title = f"Look-alikes in {arguments.folder.resolve().name}"
+    page = write_page(table, queries, gallery, arguments.out, title=title, model=str(arguments.model))
+    for file, problem in gallery.unreadable.itertuples(index=False):
+        print(f"left out: {file}: {problem}", file=sys.stderr)
+    print(f"{len(queries.images)} pictures answered from {len(gallery.images)}: open {page}")
+
+
+def fit(arguments: Arguments) -> None:
+    """Train a method on the data set, or on your own pairs, and save it."""
+    from tll_utils.data.dataset import load_dataset
+    from tll_utils.search.own_data import read_pairs
+    from tll_utils.search.saving import save
+
+    method = _registered(arguments.method)
+    train = read_pairs(arguments.pairs, arguments.pictures) if arguments.pairs else load_dataset().train
+    folder = arguments.save or runtime.build_dir() / "models" / arguments.method
+    save(method.fit(train), folder, train=train, accuracy=_recorded_accuracy(arguments.method), half=arguments.half)
+    print(f"{folder}: {arguments.method}, trained on {len(train)} pairs")
+
+
+def evaluate(arguments: Arguments) -> None:
+    """Measure a saved model on candidate lists or pairs of your own, or on the data set's test images."""
+    import pandas as pd
+
+    from tll_utils.data.dataset import load_dataset
+    from tll_utils.evaluation.metrics import mean, solved_on_candidates
+    from tll_utils.evaluation.statistics import bootstrap_interval
+    from tll_utils.report.submission import candidate_scores
+    from tll_utils.search.own_data import read_lists, read_pairs, solved, solved_pairs
+
+    method, k = _fitted(arguments.model), arguments.top
+    if arguments.lists is None:
+        test = (dataset := load_dataset()).test
+        if test.truth is None:
+            sys.exit("the truth of this data set is not published: give a table of candidate lists and its pictures")
+        left, chances = test.left, solved_on_candidates(candidate_scores(dataset, method), test.truth, k=k)
+        lengths = [test.candidates.shape[1]] * len(test)
+    elif arguments.pairs:
+        pairs = read_pairs(arguments.lists, arguments.pictures)
+        left, chances = pairs.left, solved_pairs(method, pairs, k=k)
+        lengths = [min(20, len(set(pairs.right.rows)))] * len(pairs)
+    else:
+        lists = read_lists(arguments.lists, arguments.pictures)
+        left, chances, lengths = lists.left, solved(method, lists, k=k), [len(row) for row in lists.candidates]
+    chance = mean([min(1, k / length) for length in lengths])
+    low, high = bootstrap_interval(chances) if len(chances) > 1 else (0.0, 1.0)
+    print(f"top-{k} {mean(chances):.3f}, 95 % interval {low:.3f} to {high:.3f}, chance {chance:.3f}, {len(left)} lefts")
+    if arguments.out:
+        table = pd.DataFrame({"left": left.ids, "candidates": lengths, f"top{k}": chances})
+        runtime.write_text(arguments.out, table.to_csv(index=False, lineterminator="\n"))
+
+
+def clean(arguments: Arguments) -> None:
+    """Delete the cache: embeddings, face descriptors and small copies of pictures; with --all, all of build/."""
+    folders = [Path(os.environ.get("TLL_CACHE") or runtime.cache_dir())]
+    folders += [runtime.build_dir()] * arguments.all
+    for folder in folders:
+        if folder.exists():
+            shutil.rmtree(folder)
+            print(f"deleted {folder}")
+
+
+# --- methods ----------------------------------------------------------------------
+
+
+def _registered(name: str):
+    from tll_utils.methods.registry import get_method
+
+    return get_method(name)
+
+
+def _saved(folder: Path | None):
+    from tll_utils.search.saving import load
+
+    return load(folder) if folder else None
+
+
+def _fitted(model: str):
+    """The model of a folder, the one that comes with the package, or a method by name, fitted on the data set once."""
+    from tll_utils.data.dataset import load_dataset
+    from tll_utils.search.saving import save
+
+    places = [Path(model), runtime.build_dir() / "models" / model, Path(__file__).parent / "search" / model]
+    for folder in places:
+        if (folder / "model.json").exists():
+            return _saved(folder)
+    method, train = _registered(model), load_dataset().train
+    save(method.fit(train), places[1], train=train, accuracy=_recorded_accuracy(model))
+    return method
+
+
+def _recorded_accuracy(name: str) -> str:
+    from tll_utils.methods.registry import get_entry
+    from tll_utils.report.experiments import EXPERIMENTS
+    from tll_utils.report.results import recorded_methods
+
+    title = get_entry(name).title
+    for method in recorded_methods(*EXPERIMENTS):
+        if method["name"] == title:
+            low, high = method["interval95"]
+            return f"{method['expected_top2']} ({low} to {high}), {method['split']} on the 1,600 training pairs of TLL"
+    return "not recorded"
+
+
+# --- running ----------------------------------------------------------------------
+
+
+def _run_script(name: str, *options: str) -> None:
+    if not (runtime.project_root() / "scripts").is_dir():
+        sys.exit("this command needs a checkout of the project (README.md, “Get in”), not only the installed package")
+    _run(f"scripts.{name}", *options)
+
+
+def _run(module: str, *options: str, **variables: str) -> None:
+    command = [sys.executable, "-m", module, *options]
+    finished = subprocess.run(command, cwd=runtime.project_root(), env=os.environ | variables)
+    if finished.returncode:
+        sys.exit(finished.returncode)
+
+
+def _common() -> argparse.ArgumentParser:
+    """Options of every command; each stands for an environment variable and wins over it."""
+    parser = argparse.ArgumentParser(add_help=False)
+    options = parser.add_argument_group("options of every command, instead of environment variables")
+    options.add_argument("--data", type=_path, metavar="PATH", help="data set, a folder or zip ($TLL_DATA)")
+    options.add_argument("--cache", type=_path, metavar="FOLDER", help="what can be computed again ($TLL_CACHE)")
+    options.add_argument("--engine", metavar="NAME", help="openvino or keras ($TLL_ENGINE)")
+    options.add_argument("--precision", metavar="NAME", help="auto, float32 or bfloat16 ($TLL_PRECISION)")
+    options.add_argument("--quiet", action="store_const", const="0", help="no progress bars (TLL_PROGRESS=0)")
+    return parser
+
+
+def _path(text: str) -> Path:
+    """A path from where the command was called, not from the checkout."""
+    return Path(text).expanduser().resolve()
+
+
+def _set_variables(arguments: Arguments) -> None:
+    names = {"data": "TLL_DATA", "cache": "TLL_CACHE", "engine": "TLL_ENGINE", "precision": "TLL_PRECISION"}
+    for option, variable in (names | {"quiet": "TLL_PROGRESS"}).items():
+        if (value := getattr(arguments, option)) is not None:
+            os.environ[variable] = str(value)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+class _Commands:
+    """The sub-commands as argparse wants them."""
+
+    def __init__(self, parser: argparse.ArgumentParser):
+        self.sub, self.common = parser.add_subparsers(metavar="command", required=True), _common()
+
+    def add(self, run: Callable[[Arguments], None], example: str, name: str | None = None) -> Callable:
+        """Adds a command with the help of its function's docstring; returns the parser's `add_argument`."""
+        parser = self.sub.add_parser(
+            name or run.__name__, help=run.__doc__, description=run.__doc__, epilog=f"example: tll {example}",
+            parents=[self.common],
+        )  # fmt: skip
+        parser.set_defaults(run=run)
+        return parser.add_argument
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="tll", description="Totally-Looks-Like: a course report and its tools.")
+    commands = _Commands(parser)
+    add = commands.add(report, "report --data data/tll")
+    add("--in-place", action="store_true", help="write the outputs into the committed notebooks instead")
+    add = commands.add(test, "test tests/data")
+    add("options", nargs="*", help="for pytest; without any, the notebooks are compared too")
+    add = commands.add(submit, "submit --data challenge.zip --method best_one_to_one")
+    add("--method", default=os.environ.get("METHOD") or "best", metavar="NAME", help="of the registry ($METHOD)")
+    add("--model", type=_path, metavar="FOLDER", help="a saved model instead, which needs no training")
+    add("--out", type=_path, metavar="FILE", help="default: build/submission.csv")
+    add = commands.add(reproduce, "reproduce --data data/tll shortcuts adapters")
+    add("experiments", nargs="*", default=(os.environ.get("ONLY") or "").split(), help="default: all ($ONLY)")
+    _add_own_data(commands)
+    add = commands.add(convert, "convert left.zip right.zip data/tll")
+    for name, text in {"left": "zip", "right": "zip", "out": "a folder that is made"}.items():
+        add(name, type=_path, help=text)
+    add = commands.add(bench, "bench inference faces")
+    add("sections", nargs="*", help="default: all")
+    add = commands.add(clean, "clean --all")
+    add("--all", action="store_true", help="build/ too: reports, models, trainings")
+    return parser
+
+
+def _add_own_data(commands: _Commands) -> None:
+    add = commands.add(look_alikes, "look-alikes holiday/ --query portrait.jpg --out found", "look-alikes")
+    add("folder", type=_path, help="a folder, with sub-folders, or a zip")
+    add("--query", type=_path, metavar="IMAGE_OR_FOLDER", help="default: every picture of the folder")
+    add("--model", default=SHIPPED, metavar="NAME_OR_FOLDER", help=f"a method or a saved model; default: {SHIPPED}")
+    add("--top", type=int, default=10, metavar="N", help="look-alikes of each picture; default: 10")
+    add("--out", type=_path, default=Path("look-alikes"), metavar="FOLDER", help="default: look-alikes")
+    add("--keep-near-duplicates", action="store_true", help="show copies of a picture too")
+    add = commands.add(fit, "fit pairs.csv pictures/ --method adapter_lite0 --save models/mine")
+    add("pairs", type=_path, nargs="?", help="CSV with the columns left,right; without it the data set's pairs")
+    add("pictures", type=_path, nargs="?", help="folder or zip of the pictures that the CSV names")
+    add("--method", default="best", metavar="NAME", help="of the registry; default: best")
+    add("--save", type=_path, metavar="FOLDER", help="default: build/models/NAME")
+    add("--half", action="store_true", help="half precision: half the size")
+    add = commands.add(evaluate, "evaluate lists.csv pictures/ --model models/mine --top 2")
+    add("lists", type=_path, nargs="?", help="CSV left,right,c0,c1,…: query, truth, candidates")
+    add("pictures", type=_path, nargs="?", help="folder or zip of the pictures that the CSV names")
+    add("--pairs", action="store_true", help="the CSV has pairs left,right: lists of 20 drawn from all rights")
+    add("--model", default=SHIPPED, metavar="NAME_OR_FOLDER", help=f"a method or a saved model; default: {SHIPPED}")
+    add("--top", type=int, default=2, metavar="K", help="solved: the truth is among the K best; default: 2")
+    add("--out", type=_path, metavar="FILE", help="a CSV with every query's result")
+
+
+def main(options: list[str] | None = None) -> None:
+    parser = _parser()
+    arguments = parser.parse_args(options)
+    if getattr(arguments, "pictures", True) is None and (arguments.pairs or getattr(arguments, "lists", None)):
+        parser.error("name the folder or zip of the pictures behind the CSV")
+    _set_variables(arguments)
     try:
-        submit(arguments.method)
-    except ValueError as error:  # a DatasetError is one, too
-        sys.exit(str(error))
-
-
-if __name__ == "__main__":
-    main()
+        arguments.run(arguments)
+    except FAILURES as error:
+        sys.exit(f"tll: {error}")

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from platformdirs import user_cache_path
 from tqdm import tqdm
 
 if TYPE_CHECKING:
@@ -53,13 +54,19 @@ def _keras():
 
 
 def project_root() -> Path:
-    """The checkout this package belongs to (it is installed in place, see the Makefile)."""
+    """The checkout this package belongs to or, where it is installed, the folder that holds it."""
     return Path(__file__).resolve().parent.parent
 
 
+def build_dir() -> Path:
+    """Folder of all that is made: `build` of the checkout or, where the package is installed, of the user's cache."""
+    root = project_root()
+    return (root if (root / "pyproject.toml").is_file() else user_cache_path("tll-utils")) / "build"
+
+
 def cache_dir() -> Path:
-    """Folder for everything that can be computed again: `$TLL_CACHE`, else `build/cache` of the checkout."""
-    path = Path(os.environ.get("TLL_CACHE") or project_root() / "build" / "cache")
+    """Folder for everything that can be computed again: `$TLL_CACHE`, else `cache` of `build_dir()`."""
+    path = Path(os.environ.get("TLL_CACHE") or build_dir() / "cache")
     path.mkdir(parents=True, exist_ok=True)
     return path
 

@@ -32,15 +32,6 @@ def l1_similarity(left: npt.ArrayLike, right: npt.ArrayLike) -> np.ndarray:
     return np.concatenate([-cdist(block, right, "cityblock").astype(np.float32) for block in blocks])
 
 
-def centre(embeddings: npt.ArrayLike, *, training: npt.ArrayLike) -> np.ndarray:
-    """Embeddings (n, d) minus the mean of the training embeddings (m, d) of the same side, (n, d) float32.
-
-    Left and right images differ in style, so each side has a mean of its own: call it once per side.
-    """
-    embeddings, training = _checked_pair(embeddings, training, "embeddings", "training")
-    return embeddings - training.mean(axis=0, dtype=np.float64).astype(np.float32)
-
-
 def unit_length(embeddings: npt.ArrayLike, name: str = "embeddings") -> np.ndarray:
     """Every row of (n, d) scaled to length one, (n, d) float32; a row of length zero or beyond float32 is an error."""
     embeddings = _checked(embeddings, name)

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from tll_utils.data.images import Images
-from tll_utils.data.pairs import Pairs, pair_table, read_pair_table, write_pair_table
+from tll_utils.data.pairs import Pairs, pair_table
 
 LEFT = [f"l{i}" for i in range(30)]
 RIGHT = [f"r{i}" for i in range(30)]
@@ -116,44 +116,3 @@ def test_equal_scores_are_drawn_from_evenly():
 def test_impossible_tables_are_refused(left, right, options, message):
     with pytest.raises(ValueError, match=message):
         pair_table(left, right, **options)
-
-
-# --- its file
-
-
-def test_table_survives_its_file(tmp_path):
-    """Ids that look like missing values, numbers or CSV syntax come back as they were."""
-    left = ["nan", "null", "NA", "", "007", "1e5"]
-    right = ["None", "a,b", 'say "x"', "True", "é", " x "]
-    table = pair_table(left, right, n_foils=5)
-    write_pair_table(table, tmp_path / "pairs.csv")
-    pd.testing.assert_frame_equal(read_pair_table(tmp_path / "pairs.csv"), table)
-    assert [path.name for path in tmp_path.iterdir()] == ["pairs.csv"]
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path):
-    path = tmp_path / "pairs.csv"
-    table = pair_table(LEFT, RIGHT)
-    write_pair_table(table, path)
-    with pytest.raises(KeyError):
-        write_pair_table(table.drop(columns="label"), path)
-    pd.testing.assert_frame_equal(read_pair_table(path), table)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("left,label\na,1\n", "no column right; expected left,right,label"),
-        ("left,right,label\na,b,1\na,c,2\n", "data row 2: label '2' must be 0 or 1"),
-        ("left,right,label\na,b,1.0\n", r"data row 1: label '1\.0'"),
-        ("left,right,label\na,b,1\na,c\n", "data row 2: label"),
-        ("left,right,label\nx,a,b,1\n", "more fields than the first line names"),
-        ("left,right,label\na,b,1\na,b,1,9\n", "is no pair table"),
-        ("", "is no pair table"),
-    ],
-)
-def test_a_broken_file_is_named(tmp_path, text, message):
-    path = tmp_path / "broken.csv"
-    path.write_text(text, encoding="utf-8")
-    with pytest.raises(ValueError, match=rf"broken\.csv.*{message}"):
-        read_pair_table(path)

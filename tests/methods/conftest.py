@@ -28,5 +28,5 @@ def sample(session_cache):
 @pytest.fixture
 def trainings(tmp_path, monkeypatch):
     """Folder that holds the checkpoints of `SiameseNetwork`."""
-    monkeypatch.setattr("tll_utils.methods.from_scratch.project_root", lambda: tmp_path)
+    monkeypatch.setattr("tll_utils.methods.from_scratch.build_dir", lambda: tmp_path / "build")
     return tmp_path / "build" / "trainings"

@@ -84,24 +84,6 @@ def test_saved_figure_has_its_data_beside_it_and_the_same_bytes_each_time(tmp_pa
     assert (tmp_path / "a" / "line.png").read_bytes() == (tmp_path / "b" / "line.png").read_bytes()
 
 
-def test_face_boxes_and_landmarks_are_drawn_where_they_are():
-    """Two boxes, the first solid, the second dotted; the landmarks of the first in between."""
-    _, ax = plt.subplots()
-    plots.face_boxes(ax, image(0), np.array([[10, 20, 60, 80], [100, 20, 130, 50]]), np.array([[30, 40], [50, 60]]))
-    chosen, other = ax.patches
-    assert chosen.get_xy() == (10, 20) and (chosen.get_width(), chosen.get_height()) == (50, 60)
-    assert (chosen.get_linestyle(), other.get_linestyle()) == ("-", ":")
-    np.testing.assert_array_equal(ax.lines[0].get_xydata(), [[30, 40], [50, 60]])
-
-
-def test_weight_sweep_marks_the_weight():
-    _, ax = plt.subplots()
-    plots.weight_sweep(ax, pd.DataFrame({"gated": [0.5, 0.6]}, index=[0.0, 1.0]), marked=0.66)
-    curve, mark = ax.lines
-    np.testing.assert_array_equal(curve.get_xydata(), [[0, 0.5], [1, 0.6]])
-    assert set(mark.get_xdata()) == {0.66} and ax.texts[0].get_text() == " report: 66%"
-
-
 def test_training_curves_show_both_parts_and_leave_out_what_is_not_known():
     history = pd.DataFrame({"epoch": [1, 2], "loss": [0.9, 0.5], "val_loss": [0.8, 0.7]})
     history = history.assign(top2=[0.1, 0.4], val_top2=[0.3, 0.2], pair_accuracy=np.nan, val_pair_accuracy=np.nan)

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from tll_utils.data.dataset import load_dataset
-from tll_utils.methods.base import Method
+from tll_utils.methods.base import Calibrated, Method
 from tll_utils.report import submission
 from tll_utils.runtime import project_root
 
@@ -62,7 +62,7 @@ def fake_dataset(n=3):
 def test_scores_are_read_out_of_the_matrix_by_candidate():
     """S[i, j] = 100 i + j: the score of a candidate says its row and column. All training pairs are learned from."""
     dataset, method = fake_dataset(), Given(100 * np.arange(3)[:, None] + np.arange(25))
-    scores = submission.candidate_scores(dataset, method)
+    scores = submission.candidate_scores(dataset, method.fit(dataset.train))
     np.testing.assert_array_equal(scores, 100 * np.arange(3)[:, None] + dataset.test.candidates)
     assert method.n_pairs_ == 7
 
@@ -70,15 +70,17 @@ def test_scores_are_read_out_of_the_matrix_by_candidate():
 def test_one_to_one_scores_are_calibrated(sample):
     """Scores ten times too large are brought back by the temperature: the same log-odds come out."""
     match = sample.test.match
-    usual, larger = (submission.candidate_scores(sample, Planted(match, k), one_to_one=True) for k in (1, 10))
+    usual, larger = (
+        submission.candidate_scores(sample, Calibrated(Planted(match, k)).fit(sample.train)) for k in (1, 10)
+    )
     np.testing.assert_allclose(usual, larger, rtol=1e-3, atol=1e-3)
 
 
 def test_one_to_one_decodes_all_rows_together(sample):
     """Decoded together the truth comes first more often, and the scores of a list are not those of the matrix."""
-    alone, together = (
-        submission.candidate_scores(sample, Planted(sample.test.match), one_to_one=flag) for flag in (False, True)
-    )
+    planted = Planted(sample.test.match)
+    methods = planted.fit(sample.train), Calibrated(planted).fit(sample.train)
+    alone, together = (submission.candidate_scores(sample, method) for method in methods)
     top1 = [(scores.argmax(axis=1) == sample.test.truth).mean() for scores in (alone, together)]
     assert top1[0] < top1[1] and not np.allclose(alone, together)
 
@@ -89,7 +91,7 @@ def test_one_to_one_works_with_too_few_pairs_to_calibrate():
     S = np.zeros((3, 25))
     best = dataset.test.candidates[:, 4]
     S[np.arange(3), best] = 5
-    scores = submission.candidate_scores(dataset, Given(S), one_to_one=True)
+    scores = submission.candidate_scores(dataset, Calibrated(Given(S)).fit(dataset.train))
     assert scores.shape == (3, 20) and list(scores.argmax(axis=1)) == [4, 4, 4]
 
 

@@ -56,7 +56,7 @@ def check(root: File, name: str) -> tuple[Tables, dict[str, Images], pd.DataFram
     """
     problems: list[Problem] = []
     needed = [table for table in COLUMNS if table in (TRAIN, TEST) or (root / table).exists()]
-    tables = {table: _read_table(root / table, problems) for table in needed}
+    tables = {table: read_table(root / table, COLUMNS[table], problems) for table in needed}
     if not problems and tables[TRAIN].empty:
         problems.append(("missing rows", f"{TRAIN} line 2: no training pair — add at least one row left,right"))
     problems += _problems_of_tables(tables)
@@ -73,22 +73,25 @@ def check(root: File, name: str) -> tuple[Tables, dict[str, Images], pd.DataFram
         notes += [(f"{folder}/{i}.jpg", note) for i, (_, made, _) in zip(files, found, strict=True) for note in made]
         images[folder] = Images(files, files.values(), hashes=[digest for digest, *_ in found])
     if problems:
-        raise DatasetError(_report(name, problems))
+        raise DatasetError(report(f"data set {name!r}", problems))
     return tables, images, pd.DataFrame(notes, columns=["file", "note"], dtype=str)
 
 
-def _report(name: str, problems: list[Problem]) -> str:
+def report(name: str, problems: list[Problem]) -> str:
     """All problems by kind, at most SHOWN of a kind."""
-    lines = [f"data set {name!r} has {len(problems)} problem{'s' * (len(problems) > 1)}:"]
+    lines = [f"{name} has {len(problems)} problem{'s' * (len(problems) > 1)}:"]
     for kind, count in Counter(kind for kind, _ in problems).items():
         texts = [f"  {text}" for of_kind, text in problems if of_kind == kind][:SHOWN]
         lines += ["", f"{kind} ({count})", *texts, *[f"  … and {count - SHOWN} more"] * (count > SHOWN)]
     return "\n".join(lines)
 
 
-def _read_table(file: File, problems: list[Problem]) -> pd.DataFrame:
-    """A value of `Tables`, without the blank lines; empty where the file cannot be used."""
-    columns, rows, line = COLUMNS[file.name], {}, 1
+def read_table(file: File, columns: list[str], problems: list[Problem], *, exactly: bool = True) -> pd.DataFrame:
+    """A value of `Tables`, without the blank lines; empty, with its problems listed, where the file cannot be used.
+
+    exactly: these columns and no others are read.
+    """
+    rows, line = {}, 1
     kind, problem = "missing or unreadable tables", ""
     try:
         reader = csv.reader(StringIO(file.read_bytes().decode("utf-8-sig"), newline=""), strict=True)
@@ -112,7 +115,7 @@ def _read_table(file: File, problems: list[Problem]) -> pd.DataFrame:
         if row := rows.pop(line):  # a blank line has no value
             what = f"{len(row)} values for {len(header)} columns — complete or delete it"
             problems.append(("broken rows", f"{file.name} line {line}: {what}"))
-    return pd.DataFrame.from_dict(rows, orient="index", columns=header, dtype=str).loc[:, columns]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=header, dtype=str)[columns if exactly else header]
 
 
 def _first_lines(table: pd.DataFrame, columns: list[str]) -> dict[str, int]:

@@ -2,16 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from tll_utils.data.images import Images
-from tll_utils.runtime import write_text
 
 Ids = Sequence[str]
-COLUMNS = ["left", "right", "label"]
 POOL = 3  # semi-hard foils are drawn from this many times the foils wanted
 
 
@@ -66,31 +63,6 @@ def pair_table(
     rights = np.column_stack([np.arange(n), foils]).ravel()
     left, right = pd.Index(left_ids, dtype=str).repeat(1 + n_foils), pd.Index(right_ids, dtype=str)[rights]
     return pd.DataFrame({"left": left, "right": right, "label": np.tile([1] + [0] * n_foils, n)})
-
-
-def write_pair_table(table: pd.DataFrame, path: Path) -> None:
-    """Write the table as CSV, atomically."""
-    write_text(path, table.to_csv(columns=COLUMNS, index=False, lineterminator="\n"))
-
-
-def read_pair_table(path: Path) -> pd.DataFrame:
-    """The table `write_pair_table` wrote: left and right as text (`nan` and `null` are names), label as int.
-
-    Raises ValueError naming the file where it is no CSV, lacks a column, or holds a label other than 0 and 1.
-    """
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
-    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise ValueError(f"{path} is no pair table ({error}): write it again with write_pair_table") from error
-    if missing := [column for column in COLUMNS if column not in table]:
-        raise ValueError(f"{path}: no column {', '.join(missing)}; expected {','.join(COLUMNS)} in the first line")
-    if not isinstance(table.index, pd.RangeIndex):  # pandas takes surplus first fields for an index
-        raise ValueError(f"{path}: rows have more fields than the first line names; remove the surplus ones")
-    for row, label in enumerate(table["label"], 1):
-        if label not in ("0", "1"):
-            wrong = f"{path}, data row {row}: label {label!r} must be 0 or 1"
-            raise ValueError(f"{wrong}; fix the row or write the table again with write_pair_table")
-    return table.filter(COLUMNS).astype({"label": int})
 
 
 def _foils(truth: int, n: int, n_foils: int, rng: np.random.Generator, similarity: np.ndarray | None) -> np.ndarray:

@@ -16,13 +16,15 @@ import numpy as np
 from sklearn.base import BaseEstimator, clone
 
 from tll_utils.data.dataset import N_CANDIDATES
-from tll_utils.data.folds import Rows
+from tll_utils.data.folds import N_SPLITS, Rows, headline_folds
 from tll_utils.data.images import Images
 from tll_utils.data.pairs import Pairs
+from tll_utils.evaluation.cross_validation import calibrated_temperature
 from tll_utils.evaluation.metrics import expected_topk
 from tll_utils.features.catalogue import Features
 from tll_utils.similarity import cosine_similarity, euclidean_similarity, l1_similarity, standardise
 
+MIN_CALIBRATION = N_CANDIDATES + 2  # pairs per fold: grouped folds differ in size
 SIMILARITIES = {"cosine": cosine_similarity, "euclidean": euclidean_similarity, "l1": l1_similarity}
 
 
@@ -115,6 +117,27 @@ class WeightedSum(Method):
         if self.weights is None:
             return weighted_sum([standardise(S) for S in matrices], [1] * len(matrices))
         return weighted_sum(matrices, self.weights)
+
+
+@dataclass(eq=False, repr=False)
+class Calibrated(Method):
+    """A method whose scores are log-odds of a candidate, up to a constant: what one-to-one decoding takes.
+
+    The temperature is that of another fit, without the pairs of one fold (300 of TLL's); it is 1 for fewer than
+    110 training pairs.
+    """
+
+    method: Method
+
+    def fit(self, train: Pairs) -> Self:
+        self.temperature_ = 1.0
+        if len(train) >= MIN_CALIBRATION * N_SPLITS:
+            self.temperature_ = calibrated_temperature(out_of_fold(self.method, train, headline_folds(train)[:1]))
+        self.method_ = clone(self.method).fit(train)
+        return self
+
+    def scores(self, left: Images, right: Images) -> np.ndarray:
+        return self.method_.scores(left, right) / np.float32(self.temperature_)
 
 
 def weighted_sum(matrices: Sequence[np.ndarray], weights: Sequence[float] | np.ndarray) -> np.ndarray:

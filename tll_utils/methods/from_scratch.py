@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import KW_ONLY, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,11 +13,12 @@ from tll_utils.data.folds import Rows, holdout_split, near_duplicate_groups
 from tll_utils.data.images import Images
 from tll_utils.data.pairs import Pairs
 from tll_utils.methods.base import Method
-from tll_utils.runtime import keras, project_root
+from tll_utils.runtime import build_dir, keras
 from tll_utils.siamese import training
 from tll_utils.siamese.batches import InBatchNegatives, cached
 from tll_utils.siamese.losses import info_nce, masked_binary_cross_entropy, pair_accuracy
 
+VERSION = 1  # raise it when a change of the code changes what is learned: finished trainings are only read
 VALIDATION = 0.1  # of the training pairs: whatever chooses the epoch cannot be what is reported
 
 
@@ -51,7 +53,8 @@ class SiameseNetwork(Method):
         batches = InBatchNegatives(learn, augmented=self.augmented, **options)
         self.model_ = self.build()
         self._compile(self.model_, self.epochs * len(batches))
-        settings = self.get_params() | {"precision": training.automatic_precision(), "data": train.key}
+        facts = {"precision": training.automatic_precision(), "data": train.key, "version": VERSION}
+        settings = self.get_params() | facts
         self.history_ = training.fit(
             self.model_,
             batches,
@@ -87,6 +90,7 @@ class SiameseNetwork(Method):
             model.compile(optimizer, masked_binary_cross_entropy, metrics=[pair_accuracy])
 
 
+@lru_cache(maxsize=16)  # networks that are compared are trained on the same pairs
 def validation_split(train: Pairs) -> Rows:
     """Rows learned from and rows that choose the epoch, near-duplicates (of the raw images) on one side.
 
@@ -100,4 +104,4 @@ def validation_split(train: Pairs) -> Rows:
 
 def _folder(settings: dict) -> Path:
     digest = hashlib.sha256(repr(sorted(settings.items())).encode()).hexdigest()[:12]
-    return project_root() / "build" / "trainings" / f"{settings['tower']}_{settings['head']}_{digest}"
+    return build_dir() / "trainings" / f"{settings['tower']}_{settings['head']}_{digest}"

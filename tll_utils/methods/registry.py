@@ -17,7 +17,7 @@ from tll_utils.data.images import Images
 from tll_utils.data.pairs import Pairs
 from tll_utils.features.catalogue import Features
 from tll_utils.methods.adapters import VARIANTS, Adapter
-from tll_utils.methods.base import BorderNeutral, Method, SelectOnTrain, Similarity, WeightedSum
+from tll_utils.methods.base import BorderNeutral, Calibrated, Method, SelectOnTrain, Similarity, WeightedSum
 from tll_utils.methods.fine_tuning import FineTuned
 from tll_utils.methods.from_scratch import SiameseNetwork
 from tll_utils.methods.fusion import Gated, LearnedFusion
@@ -35,7 +35,6 @@ class Entry:
     notes: str = ""
     headline: bool = False  # whether it stands in the README and in the figure of results
     report_top2: float | None = None  # what the report published for it
-    one_to_one: bool = False  # whether a submission decodes all queries together
     border_neutral: bool = False
 
 
@@ -47,6 +46,8 @@ def get_entry(name: str) -> Entry:
     if entry is None:
         raise ValueError(f"unknown method {name!r}; known: {', '.join(METHODS)}, each also with {NEUTRAL}")
     title, method = f"{entry.title}, border-neutral", BorderNeutral(entry.method)
+    if isinstance(entry.method, Calibrated):
+        method = Calibrated(BorderNeutral(entry.method.method))
     headline = name in HEADLINE_BORDER_NEUTRAL
     return replace(entry, title=title, method=method, headline=headline, report_top2=None, border_neutral=True)
 
@@ -165,7 +166,7 @@ ADAPTERS: dict[str, Entry] = {
                          ADAPTER),
     "adapter_ensemble": Entry("five adapters on subsets of these inputs", Adapter(SUBSETS), ON_SUBSETS, headline=True),
     "best": Entry("five adapters, hubness-corrected (best)", BEST, ON_SUBSETS, headline=True),
-    "best_one_to_one": Entry("best, one-to-one", BEST, f"{ON_SUBSETS}; decoded together", one_to_one=True),
+    "best_one_to_one": Entry("best, one-to-one", Calibrated(BEST), f"{ON_SUBSETS}; decoded together"),
     "best_tuned": Entry("five adapters, hubness-corrected + fine-tuned Lite0",
                         WeightedSum([BEST, TUNED_LITE0], [1, TUNED_WEIGHT]), f"{ON_SUBSETS}; Lite0 {TUNED}"),
     "tuned_lite0": Entry("Lite0, late layers fine-tuned", TUNED_LITE0, TUNED, headline=True),

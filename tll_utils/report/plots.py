@@ -9,10 +9,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
 from tll_utils.data.pairs import Pairs
-from tll_utils.runtime import project_root
+from tll_utils.runtime import build_dir
 
 TRUE, FOIL, REPORT, OURS, TOGETHER = "#2a9d5c", "#b9bec7", "#e07a3f", "#3567a8", "#9db8de"
 ON_WHITE = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # of a text that a line may cross
@@ -128,29 +127,9 @@ def training_curves(axes: Sequence[Axes], history: pd.DataFrame) -> None:
     axes[-2].legend(frameon=False, fontsize=8)
 
 
-def face_boxes(ax: Axes, image: np.ndarray, boxes: np.ndarray, points: np.ndarray, title: str = "") -> None:
-    """Draw an image with its face boxes (n, 4), the chosen first and solid, and that one's landmarks (p, 2)."""
-    show_image(ax, image, title)
-    for position, (left, top, right, bottom) in enumerate(boxes):
-        style = "-" if position == 0 else ":"
-        ax.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, color=TRUE, ls=style, lw=1.5))
-    ax.plot(*np.asarray(points).T, ".", color=REPORT, markersize=2)
-
-
-def weight_sweep(ax: Axes, table: pd.DataFrame, *, marked: float) -> None:
-    """Curves of top-2 accuracy over a weight, the index of the table, one a column; `marked` is the report's weight."""
-    for column, color in zip(table, (REPORT, OURS, TRUE), strict=False):
-        ax.plot(table.index, table[column], color=color, label=column)
-    ax.axvline(marked, color="#777", linestyle=":", linewidth=1)
-    ax.text(marked, 1.0, f" report: {marked:.0%}", transform=ax.get_xaxis_transform(), va="top", fontsize=8)
-    ax.set(xlabel="weight of the face scores", ylabel="expected top-2")
-    ax.legend(frameon=False, fontsize=8)
-    ax.spines[["top", "right"]].set_visible(False)
-
-
 def save_figure(fig: Figure, name: str, data: pd.DataFrame, *, folder: Path | None = None) -> None:
     """Write `<name>.png` and the data behind it as `<name>.csv` (default folder: `build/figures`)."""
-    folder = folder or project_root() / "build" / "figures"
+    folder = folder or build_dir() / "figures"
     folder.mkdir(parents=True, exist_ok=True)
     fig.savefig(folder / f"{name}.png", dpi=150, metadata={"Software": None})
     data.to_csv(folder / f"{name}.csv", index=False, encoding="utf-8", lineterminator="\n")

@@ -5,31 +5,24 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from tll_utils.data.dataset import N_CANDIDATES, Dataset
-from tll_utils.data.folds import N_SPLITS, headline_folds
-from tll_utils.evaluation.cross_validation import calibrated_temperature
-from tll_utils.methods.base import Method, out_of_fold
+from tll_utils.data.dataset import Dataset
+from tll_utils.methods.base import Calibrated, Method
 from tll_utils.methods.one_to_one import belief_propagation
 from tll_utils.runtime import write_text
 
-MIN_CALIBRATION = N_CANDIDATES + 2  # pairs per fold: grouped folds differ in size
 
+def candidate_scores(dataset: Dataset, method: Method) -> np.ndarray:
+    """Scores (n_left, 20) of the test candidates by a fitted method.
 
-def candidate_scores(dataset: Dataset, method: Method, *, one_to_one: bool = False) -> np.ndarray:
-    """Scores (n_left, 20) of the test candidates by a fit on the data set's training pairs.
-
-    Every image is encoded once: the whole matrix S is scored and the candidates are read out of it. One-to-one, all
-    queries are decoded together by belief propagation and the scores are log-odds; their temperature is calibrated by
-    another fit, without the pairs of one fold (300 of TLL's), where the data set is large enough for it.
+    Every image is encoded once: the whole matrix S is scored and the candidates are read out of it. Those of a
+    Calibrated method are decoded one-to-one, all queries together, by belief propagation, and are log-odds.
     """
-    test, temperature = dataset.test, 1.0
-    if one_to_one and len(dataset.train) >= MIN_CALIBRATION * N_SPLITS:
-        temperature = calibrated_temperature(out_of_fold(method, dataset.train, headline_folds(dataset.train)[:1]))
-    S = method.fit(dataset.train).scores(test.left, test.right)
+    test = dataset.test
+    S = method.scores(test.left, test.right)
     scores = np.take_along_axis(np.asarray(S, float), test.candidates, axis=1)
-    if not one_to_one:
+    if not isinstance(method, Calibrated):
         return scores
-    return belief_propagation(scores / temperature, test.candidates, n_right=len(test.right))
+    return belief_propagation(scores, test.candidates, n_right=len(test.right))
 
 
 def write_submission(dataset: Dataset, scores: np.ndarray, path: Path) -> None:

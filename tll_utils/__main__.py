@@ -1,0 +1,5 @@
+"""`python -m tll_utils`."""
+
+from tll_utils.cli import main
+
+main()

@@ -1,0 +1,116 @@
+"""A user's own pairs and candidate lists: a CSV that names pictures of a folder or zip."""
+
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from tll_utils.data.checks import DatasetError, Problem, read_table, report
+from tll_utils.data.images import Images
+from tll_utils.data.pairs import Pairs
+from tll_utils.evaluation.metrics import expected_solved, solved_on_candidates
+from tll_utils.methods.base import Method
+from tll_utils.search.pictures import Collection, collect
+
+
+class Lists(NamedTuple):
+    """Queries with candidate lists of any length."""
+
+    left: Images
+    right: Images  # every picture that is a candidate of any list
+    candidates: list[np.ndarray]  # per query int columns into `right`, the truth among them
+    truth: np.ndarray  # int (n_left,), its place in the list
+
+
+def read_pairs(table: Path, pictures: Path) -> Pairs:
+    """The pairs of a CSV with the columns left and right, which name pictures of a folder or zip.
+
+    A picture is named by its path inside the folder, with suffix or without, or by its file name where only one
+    picture has it. Raises DatasetError, one report of every row that cannot be used.
+    """
+    rows, collection, problems = _read(table, pictures)
+    number = _numbers(rows[["left", "right"]], table, collection, problems)
+    _raise(problems, table)
+    return Pairs(*(collection.images.take(number[:, side]) for side in (0, 1)))
+
+
+def read_lists(table: Path, pictures: Path) -> Lists:
+    """Candidate lists: the columns left, right (the truth) and then the candidates, of any names and any number.
+
+    Shorter lists end in empty fields. Names and errors are those of `read_pairs`; a list needs two candidates at
+    least, none twice, the truth among them.
+    """
+    rows, collection, problems = _read(table, pictures)
+    number = _numbers(rows, table, collection, problems, may_be_empty=rows.columns[2:])
+    for line, (_, truth, *listed) in zip(rows.index, number.tolist(), strict=True):
+        named = [candidate for candidate in listed if candidate >= 0]
+        if len(named) < 2 or len(set(named)) < len(named) or truth not in named:
+            what = "list two candidates or more, each once, and the truth (column right) among them"
+            problems.append(("candidate lists", f"{table.name} line {line}: {what}"))
+    _raise(problems, table)
+    listed = [row[row >= 0] for row in number[:, 2:]]
+    columns, place = np.unique(np.concatenate(listed), return_inverse=True)
+    candidates = np.split(place, np.cumsum([len(row) for row in listed])[:-1])
+    truth = np.array([int((row == number[i, 1]).argmax()) for i, row in enumerate(listed)])
+    return Lists(collection.images.take(number[:, 0]), collection.images.take(columns), candidates, truth)
+
+
+def solved(method: Method, lists: Lists, *, k: int = 2) -> np.ndarray:
+    """Chance that a fitted method puts the truth among the k best of its list, (n_left,); where k ≥ its length, 1."""
+    S = method.scores(lists.left, lists.right)
+    return np.array(
+        [
+            solved_on_candidates(row[None, listed], [truth], k=min(k, len(listed)))[0]
+            for row, listed, truth in zip(S, lists.candidates, lists.truth, strict=True)
+        ]
+    )
+
+
+def solved_pairs(method: Method, pairs: Pairs, *, k: int = 2, n_candidates: int = 20) -> np.ndarray:
+    """Chance that a fitted method solves a left image with candidates drawn from all right pictures, (n_left,).
+
+    Lists have n_candidates, or all right pictures where there are fewer. A right picture that occurs in several pairs
+    is one candidate.
+    """
+    rights, match = np.unique(pairs.right.rows, return_inverse=True)
+    S = method.scores(pairs.left, pairs.right.base.take(rights))
+    return expected_solved(S, match, k=min(k, len(rights)), n_candidates=min(n_candidates, len(rights)))
+
+
+def _read(table: Path, pictures: Path) -> tuple[pd.DataFrame, Collection, list[Problem]]:
+    problems: list[Problem] = []
+    rows = read_table(table, ["left", "right"], problems, exactly=False)
+    if not problems and rows.empty:
+        problems.append(("missing rows", f"{table.name} line 2: no row — add at least one"))
+    _raise(problems, table)
+    rows = rows[["left", "right", *(column for column in rows if column not in ("left", "right"))]]
+    return rows, collect(pictures), problems
+
+
+def _numbers(rows: pd.DataFrame, table: Path, collection: Collection, problems: list[Problem], may_be_empty=()):
+    """Number of every named picture, int (rows, columns); −1 where a field is empty or the picture is not there."""
+    ids = collection.images.ids
+    by_name: dict[str, set[int]] = {}
+    for number, path in enumerate(map(PurePosixPath, ids)):
+        for name in {str(path), str(path.with_suffix("")), path.name, path.stem}:
+            by_name.setdefault(name, set()).add(number)
+    exact = {name: number for number, name in enumerate(ids)}
+    unreadable = set(collection.unreadable["file"])
+    numbers = np.full(rows.shape, -1)
+    for (row, column), name in np.ndenumerate(rows.to_numpy()):
+        found = {exact[name]} if name in exact else by_name.get(name, set())
+        if len(found) == 1:
+            numbers[row, column] = min(found)
+        elif name or rows.columns[column] not in may_be_empty:
+            what = f"names {len(found)} pictures — write the path inside the folder" if found else "is no picture there"
+            what = "cannot be read" if name in unreadable else what
+            problems.append(
+                ("pictures", f"{table.name} line {rows.index[row]}: {rows.columns[column]} {name!r} {what}")
+            )
+    return numbers
+
+
+def _raise(problems: list[Problem], table: Path) -> None:
+    if problems:
+        raise DatasetError(report(str(table), problems))
