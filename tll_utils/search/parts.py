@@ -1,0 +1,124 @@
+"""What a score is made of: parts that add up to it exactly, for methods whose scores are sums."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from tll_utils.data.images import Images
+from tll_utils.methods.adapters import Adapter
+from tll_utils.methods.base import BorderNeutral, Method, WeightedSum
+from tll_utils.runtime import keras
+from tll_utils.siamese.heads import MAX_SCALE
+
+TITLES = {
+    **{f"lite{variant}_head": "content and layout (last layer)" for variant in (0, 1, 2)},
+    **{f"lite{variant}_stage5": "shape and texture (stage 5)" for variant in (0, 1, 2)},
+    **{f"face_{output}": "face" for output in ("descriptor", "shape", "found")},
+    "hog": "edges (HOG)",
+}
+MAX_SCORES, MAX_COLUMNS = (
+    2**24,
+    2048,
+)  # scored at a time: an adapter holds a dozen such matrices, and as many with a bank
+
+Parts = dict[str, np.ndarray]
+
+
+def score_parts(method: Method, left: Images, right: Images, candidates: np.ndarray | None = None) -> Parts:
+    """What the scores of a fitted method consist of: {part: float32 (n_left, n_right)}, whose sum are the scores.
+
+    candidates: int (n_left, k), rows of `right` that each left is compared with; parts are then (n_left, k).
+    A scaled-cosine adapter has a part for every kind of block, and "hubness": what it takes from a right image for
+    being near to everything, with the bias. A weighted sum has those of its members, of equal names added up. Other
+    methods have one part, "similarity". Memory is linear in the number of parts asked for.
+    """
+    if isinstance(method, BorderNeutral):
+        return score_parts(method.method_, left.cropped(), right.cropped(), candidates)
+    if isinstance(method, WeightedSum) and method.weights is not None:
+        members = zip(method.members_, method.weights, strict=True)
+        return _added((score_parts(member, left, right, candidates), weight) for member, weight in members)
+    if isinstance(method, Adapter) and method.similarity == "scaled_cosine":
+        first = left.take([0])
+        rest = scores_at(method, first, right) - sum(_block_parts(method, first, right).values())  # of every left
+        rest = np.repeat(rest, len(left), axis=0) if candidates is None else rest[0, candidates]
+        return _block_parts(method, left, right, candidates) | {"hubness": rest}
+    return {"similarity": scores_at(method, left, right, candidates)}
+
+
+def scores_at(method: Method, left: Images, right: Images, candidates: np.ndarray | None = None) -> np.ndarray:
+    """Scores of every left with its candidates (or with every right), computed by blocks of rights, float32."""
+    width = block_width(method, len(left), len(right))
+    shape = (len(left), len(right)) if candidates is None else candidates.shape
+    scores = np.empty(shape, np.float32)
+    for start in range(0, len(right), width):
+        columns = np.arange(start, min(start + width, len(right)))
+        S = method.scores(left, right.take(columns))
+        if candidates is None:
+            scores[:, columns] = S
+        else:
+            row, k = np.nonzero((candidates >= columns[0]) & (candidates <= columns[-1]))
+            scores[row, k] = S[row, candidates[row, k] - start]
+    return scores
+
+
+def block_width(method: Method, n_left: int, n_right: int) -> int:
+    """Rights to score at a time: all of them where a score depends on the others, as by standardising."""
+    return min(MAX_COLUMNS, max(1, MAX_SCORES // n_left)) if _is_pairwise(method) else n_right
+
+
+def _is_pairwise(method: object) -> bool:
+    if isinstance(method, WeightedSum) and method.weights is None:
+        return False
+    inner = [getattr(method, name) for name in ("method_", "best_") if hasattr(method, name)]
+    return all(map(_is_pairwise, [*inner, *getattr(method, "members_", [])]))
+
+
+# --- adapters -------------------------------------------------------------------
+
+
+def _block_parts(method: Adapter, left: Images, right: Images, candidates: np.ndarray | None = None) -> Parts:
+    """Mean over inputs, models and views, as `Adapter.scores` takes it, of every block's share of the cosines."""
+    views = list(zip(method.views(left, 0), method.views(right, 1), strict=True))
+    members = [(names, model) for names, models in zip(method.inputs, method.models_, strict=True) for model in models]
+    weight = 1 / (len(members) * len(views))
+    return _added(
+        ({TITLES.get(name, name): part}, weight)
+        for names, model in members
+        for a, b in views
+        for name, part in zip(names, _shares([a[n] for n in names], [b[n] for n in names], model, candidates))
+    )
+
+
+def _shares(
+    left: Sequence[np.ndarray], right: Sequence[np.ndarray], model: keras.Model, candidates: np.ndarray | None
+) -> Iterator[np.ndarray]:
+    """Every block's share of scale · cos(a, b), where a = Σ a_k and b = Σ b_k are sums of projected blocks.
+
+    <a, b> is Σ <a_k, b> and Σ <a, b_k>: a block's share is the mean of both, so that neither side is preferred.
+    """
+    kernels = [layer.get_weights()[0] for layer in model.layers if isinstance(layer, keras.layers.Dense)]
+    compare = model.get_layer("compare")
+    scale = min(np.exp(compare.log_scale.numpy()), MAX_SCALE)
+    a, b = (np.concatenate(blocks, axis=1) @ kernel for blocks, kernel in ((left, kernels[0]), (right, kernels[-1])))
+    a_length, b_length = (np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-7) for x in (a, b))
+    a, b, start = a / a_length, b / b_length, 0
+    for a_block, b_block in zip(left, right, strict=True):
+        rows = slice(start, start := start + a_block.shape[1])
+        a_k, b_k = a_block @ kernels[0][rows] / a_length, b_block @ kernels[-1][rows] / b_length
+        yield scale / 2 * (_products(a_k, b, candidates) + _products(a, b_k, candidates))
+
+
+def _products(a: np.ndarray, b: np.ndarray, candidates: np.ndarray | None) -> np.ndarray:
+    """Scalar products of every row of a with every row of b, or with its candidates."""
+    if candidates is None:
+        return a @ b.T
+    return np.stack([b[columns] @ row for row, columns in zip(a, candidates, strict=True)])
+
+
+def _added(weighted: Iterator[tuple[Parts, float]]) -> Parts:
+    total: Parts = defaultdict(lambda: np.float32(0))
+    for parts, weight in weighted:
+        for name, part in parts.items():
+            total[name] = total[name] + np.float32(weight) * part
+    return dict(total)
