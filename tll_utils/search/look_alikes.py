@@ -66,7 +66,7 @@ def _best(
         S = np.where(own[:, None] == groups[columns], -np.inf, S)
         members = starts[(starts >= first) & (starts < last)] - first
         best = np.maximum.reduceat(S, members, axis=1)
-        is_best = S == np.repeat(best, np.diff(members, append=len(columns)), axis=1)
+        is_best = np.repeat(best, np.diff(members, append=len(columns)), axis=1) == S
         positions = np.where(is_best, np.arange(len(columns)), len(columns))
         rows = columns[np.minimum.reduceat(positions, members, axis=1)]
         scores, candidates = np.hstack([scores, best]), np.hstack([candidates, rows])

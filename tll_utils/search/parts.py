@@ -1,7 +1,6 @@
 """What a score is made of: parts that add up to it exactly, for methods whose scores are sums."""
 
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -9,7 +8,7 @@ from tll_utils.data.images import Images
 from tll_utils.methods.adapters import Adapter
 from tll_utils.methods.base import BorderNeutral, Method, WeightedSum
 from tll_utils.runtime import keras
-from tll_utils.siamese.heads import MAX_SCALE
+from tll_utils.siamese.heads import EPSILON, MAX_SCALE
 
 TITLES = {
     **{f"lite{variant}_head": "content and layout (last layer)" for variant in (0, 1, 2)},
@@ -30,8 +29,9 @@ def score_parts(method: Method, left: Images, right: Images, candidates: np.ndar
 
     candidates: int (n_left, k), rows of `right` that each left is compared with; parts are then (n_left, k).
     A scaled-cosine adapter has a part for every kind of block, and "hubness": what it takes from a right image for
-    being near to everything, with the bias. A weighted sum has those of its members, of equal names added up. Other
-    methods have one part, "similarity". Memory is linear in the number of parts asked for.
+    being near to everything, with the bias; without that correction the part is called "bias". A weighted sum has the
+    parts of its members, those of equal names added up. Other methods have one part, "similarity". Memory is linear in
+    the number of scores asked for.
     """
     if isinstance(method, BorderNeutral):
         return score_parts(method.method_, left.cropped(), right.cropped(), candidates)
@@ -42,7 +42,7 @@ def score_parts(method: Method, left: Images, right: Images, candidates: np.ndar
         first = left.take([0])
         rest = scores_at(method, first, right) - sum(_block_parts(method, first, right).values())  # of every left
         rest = np.repeat(rest, len(left), axis=0) if candidates is None else rest[0, candidates]
-        return _block_parts(method, left, right, candidates) | {"hubness": rest}
+        return _block_parts(method, left, right, candidates) | {"hubness" if method.hubness_weight else "bias": rest}
     return {"similarity": scores_at(method, left, right, candidates)}
 
 
@@ -86,27 +86,31 @@ def _block_parts(method: Adapter, left: Images, right: Images, candidates: np.nd
         ({TITLES.get(name, name): part}, weight)
         for names, model in members
         for a, b in views
-        for name, part in zip(names, _shares([a[n] for n in names], [b[n] for n in names], model, candidates))
+        for name, part in _shares({name: (a[name], b[name]) for name in names}, model, candidates)
     )
 
 
 def _shares(
-    left: Sequence[np.ndarray], right: Sequence[np.ndarray], model: keras.Model, candidates: np.ndarray | None
-) -> Iterator[np.ndarray]:
+    blocks: dict[str, tuple[np.ndarray, np.ndarray]], model: keras.Model, candidates: np.ndarray | None
+) -> Iterator[tuple[str, np.ndarray]]:
     """Every block's share of scale · cos(a, b), where a = Σ a_k and b = Σ b_k are sums of projected blocks.
 
     <a, b> is Σ <a_k, b> and Σ <a, b_k>: a block's share is the mean of both, so that neither side is preferred.
     """
     kernels = [layer.get_weights()[0] for layer in model.layers if isinstance(layer, keras.layers.Dense)]
-    compare = model.get_layer("compare")
-    scale = min(np.exp(compare.log_scale.numpy()), MAX_SCALE)
-    a, b = (np.concatenate(blocks, axis=1) @ kernel for blocks, kernel in ((left, kernels[0]), (right, kernels[-1])))
-    a_length, b_length = (np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-7) for x in (a, b))
-    a, b, start = a / a_length, b / b_length, 0
-    for a_block, b_block in zip(left, right, strict=True):
-        rows = slice(start, start := start + a_block.shape[1])
-        a_k, b_k = a_block @ kernels[0][rows] / a_length, b_block @ kernels[-1][rows] / b_length
-        yield scale / 2 * (_products(a_k, b, candidates) + _products(a, b_k, candidates))
+    kernels, compare = (kernels[0], kernels[-1]), model.get_layer("compare")
+    scale = min(float(np.exp(compare.log_scale.numpy())), MAX_SCALE)
+    sides = [
+        np.concatenate(side, axis=1) @ kernel
+        for side, kernel in zip(zip(*blocks.values(), strict=True), kernels, strict=True)
+    ]
+    lengths = [np.maximum(np.linalg.norm(side, axis=1, keepdims=True), EPSILON) for side in sides]
+    a, b = (side / length for side, length in zip(sides, lengths, strict=True))
+    start = 0
+    for name, block in blocks.items():
+        rows = slice(start, start := start + block[0].shape[1])
+        a_k, b_k = (x @ kernel[rows] / length for x, kernel, length in zip(block, kernels, lengths, strict=True))
+        yield name, scale / 2 * (_products(a_k, b, candidates) + _products(a, b_k, candidates))
 
 
 def _products(a: np.ndarray, b: np.ndarray, candidates: np.ndarray | None) -> np.ndarray:
@@ -116,9 +120,10 @@ def _products(a: np.ndarray, b: np.ndarray, candidates: np.ndarray | None) -> np
     return np.stack([b[columns] @ row for row, columns in zip(a, candidates, strict=True)])
 
 
-def _added(weighted: Iterator[tuple[Parts, float]]) -> Parts:
-    total: Parts = defaultdict(lambda: np.float32(0))
+def _added(weighted: Iterable[tuple[Parts, float]]) -> Parts:
+    """Weighted sums of the parts of equal names."""
+    total: Parts = {}
     for parts, weight in weighted:
         for name, part in parts.items():
-            total[name] = total[name] + np.float32(weight) * part
-    return dict(total)
+            total[name] = total.get(name, 0) + np.float32(weight) * part
+    return total
