@@ -11,7 +11,7 @@ from string import Template
 import pandas as pd
 
 from tll_utils.data.images import Images
-from tll_utils.runtime import prefetch, progress
+from tll_utils.runtime import prefetch
 from tll_utils.search.pictures import PAGE_MARK
 
 CONTENTS = {PAGE_MARK, "index.html", "thumbnails"}
@@ -53,38 +53,32 @@ def write_page(
 
 
 def _data(table: pd.DataFrame, queries: Images, gallery: Images, folder: Path) -> dict:
-    """What the page shows: part names, pictures [name, thumbnail], and for each query [picture, results].
+    """What the page shows: names of parts, pictures [name, thumbnail], and for every query [picture, results].
 
-    A result is [picture, score, parts, also].
+    A picture is named by its place in the list. A result is [picture, score, parts, also].
     """
     parts = [column for column in table if column not in OTHER_COLUMNS]
-    shown = gallery.take([row for row, name in enumerate(gallery.ids) if name in set(table["picture"])])
-    sides = [_pictures(side, folder) for side in (queries, shown)]
-    position = {name: len(queries) + row for row, name in enumerate(shown.ids)}
+    found = gallery.take(pd.Index(gallery.ids).isin(table["picture"]))
+    place = {name: len(queries) + row for row, name in enumerate(found.ids)}
     results: dict[str, list] = {name: [] for name in queries.ids}
-    columns = zip(table["query"], table["picture"], table["score"].round(4), table["also"], strict=True)
-    for (query, picture, score, also), values in zip(columns, table[parts].round(4).to_numpy().tolist(), strict=True):
-        results[query].append([position[picture], score, values, also])
-    return {
-        "parts": parts,
-        "pictures": sides[0] + sides[1],
-        "queries": [[row, results[name]] for row, name in enumerate(queries.ids)],
-    }
+    values = table[parts].astype(float).round(4).to_numpy().tolist()
+    columns = (table["query"], table["picture"], table["score"].astype(float).round(4), values, table["also"])
+    for query, picture, *shown in zip(*columns, strict=True):
+        results[query].append([place[picture], *shown])
+    pictures = [*_thumbnails(queries, folder), *_thumbnails(found, folder)]
+    return {"parts": parts, "pictures": pictures, "queries": list(enumerate(results.values()))}
 
 
-def _pictures(images: Images, folder: Path) -> list[tuple[str, str]]:
+def _thumbnails(images: Images, folder: Path) -> list[tuple[str, str]]:
     """Name and thumbnail file of every image; equal contents share a file."""
 
-    def write(row: int) -> str:
+    def write(row: int) -> tuple[str, str]:
         content = images.read_bytes(row)
         name = f"{sha256(content).hexdigest()[:20]}.jpg"
         (folder / name).write_bytes(content)
-        return name
+        return images.ids[row], name
 
-    names = prefetch(write, range(len(images)))
-    return list(
-        zip(images.ids, progress(iterable=names, total=len(images), desc="thumbnails", unit="picture"), strict=True)
-    )
+    return list(prefetch(write, range(len(images))))
 
 
 def _unreadable(unreadable: pd.DataFrame) -> str:

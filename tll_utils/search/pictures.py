@@ -145,12 +145,13 @@ def _content_key(picture: Picture) -> str:
 
 def _write_copy(picture: Picture, copy: Path) -> None:
     with _opened(picture) as stream, Image.open(stream, formats=(*FORMATS, "AVIF")) as image:
-        size, is_upright = image.size, image.getexif().get(ExifTags.Base.Orientation, 1) == 1
+        size = image.size
         image.draft(None, (2 * HEIGHT, 2 * HEIGHT))  # a JPEG is decoded at a half, a quarter or an eighth
         held = size if "progressive" in image.info else image.size  # a progressive one is held whole all the same
         if (n_pixels := held[0] * held[1]) > MAX_PIXELS:
             raise ImageError(f"{n_pixels / 1e6:.0f} megapixels, the limit is {MAX_PIXELS // 10**6} — make it smaller")
         with _ONE_LARGE if n_pixels > LARGE else nullcontext():
+            is_upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1  # decodes a PNG, where it may come last
             normalised = _normalised(image)
         with atomic_write(copy) as partial_copy:
             if image.format == "JPEG" and size == (WIDTH, HEIGHT) and is_upright:
