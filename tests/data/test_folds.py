@@ -1,10 +1,22 @@
+import tracemalloc
+
 import cv2
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial.distance import cdist
 
 from conftest import encoded, picture
 from tll_utils.data.dataset import load_dataset
-from tll_utils.data.folds import grouped_folds, headline_folds, holdout_split, near_duplicate_groups
+from tll_utils.data.folds import (
+    MAX_DISTANCE,
+    grouped_folds,
+    groups_of_hashes,
+    headline_folds,
+    holdout_split,
+    near_duplicate_groups,
+)
 from tll_utils.data.images import Images, decode
 from tll_utils.data.pairs import Pairs
 
@@ -127,3 +139,44 @@ def test_headline_folds_are_five_of_the_raw_images_whatever_the_view(sides, tmp_
     assert folds == [test.tolist() for _, test in headline_folds(pairs.cropped().mirrored())]
     taken = headline_folds(pairs.take(np.arange(10)[::-1]).cropped())
     assert sum({9, 4} <= set(test.tolist()) for _, test in taken) == 1
+
+
+# --- by blocks ------------------------------------------------------------------
+
+
+def planted_hashes(n, *, seed=0, n_copies=40):
+    """Random hashes bool (n, 2, 64); some are copies of others, whole or cropped, up to 13 bits changed."""
+    rng = np.random.default_rng(seed)
+    bits = rng.random((n, 2, 64)) < 0.5
+    for source, copy, view in zip(*rng.integers(n, size=(2, n_copies)), rng.integers(2, size=n_copies), strict=True):
+        bits[copy, view] = bits[source, view]
+        bits[copy, view, rng.permutation(64)[: rng.integers(14)]] ^= True
+    return bits
+
+
+def groups_of_all_distances(bits, n):
+    """The groups by the whole matrix of distances."""
+    whole, cropped = (cdist(hashes, hashes, "cityblock") <= MAX_DISTANCE for hashes in bits.swapaxes(0, 1))
+    alike = (whole | cropped).reshape(len(bits) // n, n, len(bits) // n, n).any(axis=(0, 2))
+    return connected_components(csr_array(alike), directed=False)[1]
+
+
+@pytest.mark.parametrize(("n_sides", "n"), [(1, 1), (1, 63), (1, 300), (2, 64), (2, 150), (3, 90)])
+@pytest.mark.parametrize("seed", range(3))
+def test_groups_by_blocks_are_those_of_all_distances(n_sides, n, seed):
+    bits = planted_hashes(n_sides * n, seed=seed)
+    groups = groups_of_hashes(bits, n)
+    np.testing.assert_array_equal(groups, groups_of_all_distances(bits, n))
+    assert n == 1 or len(np.unique(groups)) < n
+
+
+def test_twenty_thousand_hashes_need_little_memory():
+    """All distances would take 400 MB a byte each; half of the hashes are equal, which gives 50 million alike pairs."""
+    bits = planted_hashes(20_000, n_copies=0)
+    bits[::2] = bits[0]
+    tracemalloc.start()
+    groups = groups_of_hashes(bits, 20_000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 120e6
+    assert (groups[::2] == 0).all() and len(np.unique(groups)) == 10_001

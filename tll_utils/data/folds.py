@@ -8,7 +8,6 @@ import numpy as np
 from PIL import Image
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
-from scipy.spatial.distance import cdist
 from sklearn.model_selection import GroupKFold, GroupShuffleSplit
 
 from tll_utils.data.images import crop_borders
@@ -37,18 +36,29 @@ def near_duplicate_groups(*sides: Sequence[np.ndarray]) -> np.ndarray:
     """
     if len({len(side) for side in sides}) != 1:
         raise ValueError(f"sides of {[len(side) for side in sides]} images: give one left and right per pair")
-    n = len(sides[0])
     with ThreadPoolExecutor() as pool:
-        hashes = np.array([bits for side in sides for bits in pool.map(_hashes, [side] * n, range(n))])
-    whole, cropped = (cdist(bits, bits, "cityblock") <= MAX_DISTANCE for bits in hashes.swapaxes(0, 1))
-    alike = (whole | cropped).reshape(len(sides), n, len(sides), n).any(axis=(0, 2))
-    return connected_components(csr_array(alike), directed=False)[1]
+        hashes = np.array(
+            [bits for side in sides for bits in pool.map(hash_bits, [side] * len(side), range(len(side)))]
+        )
+    return groups_of_hashes(hashes, len(sides[0]))
 
 
-def _hashes(images: Sequence[np.ndarray], row: int) -> list[np.ndarray]:
-    """Perceptual hashes of one image with its borders and without, 64 bits each."""
+def hash_bits(images: Sequence[np.ndarray], row: int) -> np.ndarray:
+    """Perceptual hashes of one image with its borders and without, bool (2, 64)."""
     image = images[row]
-    return [imagehash.phash(Image.fromarray(i)).hash.ravel() for i in (image, crop_borders(image))]
+    return np.array([imagehash.phash(Image.fromarray(i)).hash.ravel() for i in (image, crop_borders(image))])
+
+
+def groups_of_hashes(bits: np.ndarray, n: int, *, block: int = 64) -> np.ndarray:
+    """`near_duplicate_groups` of `hash_bits` (sides · n, 2, 64), side after side, in memory linear in n."""
+    hashes = np.packbits(bits.astype(bool), axis=2).view(np.uint64)[..., 0].T.copy()
+    groups, row = np.arange(n), np.arange(len(bits)) % n
+    for start in range(0, len(bits), block):
+        whole, cropped = (np.bitwise_count(h[start : start + block, None] ^ h[start:]) for h in hashes)
+        a, b = (groups[row[start + i]] for i in (np.minimum(whole, cropped) <= MAX_DISTANCE).nonzero())
+        graph = csr_array((np.ones(len(a), bool), (a, b)), shape=(groups.max() + 1,) * 2)
+        groups = connected_components(graph, directed=False)[1][groups]  # groups that share an image become one
+    return groups
 
 
 def grouped_folds(groups: np.ndarray, n_splits: int = N_SPLITS, seed: int = 0) -> list[Rows]:

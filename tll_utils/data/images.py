@@ -146,7 +146,7 @@ def decode_with_conversions(data: bytes, name: str) -> tuple[np.ndarray, list[st
                 problem = "more than 8 bits per channel — save it as an 8-bit JPEG"
             else:
                 upright = ImageOps.exif_transpose(image)
-                return np.array(_standardise(upright)), _conversions(image, upright)
+                return np.array(to_rgb(upright)), _conversions(image, upright)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         problem = f"huge, {LIMIT}"
     except Image.UnidentifiedImageError:
@@ -156,7 +156,7 @@ def decode_with_conversions(data: bytes, name: str) -> tuple[np.ndarray, list[st
     raise ImageError(f"{name}: {problem}")
 
 
-def _standardise(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

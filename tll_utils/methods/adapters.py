@@ -118,7 +118,7 @@ class Adapter(Method):
         if len(train) < 2:
             raise ValueError(f"{len(train)} training pair: an adapter needs at least two, each the other's foil")
         self.whitenings_ = {name: _fitted(BLOCKS[name], train) for name in self._names()}
-        left, right = self._views(train.left, 0), self._views(train.right, 1)
+        left, right = self.views(train.left, 0), self.views(train.right, 1)
         self.models_ = [
             [self._learn(_chosen(left, names), _chosen(right, names), seed) for seed in range(self.n_seeds)]
             for names in self.inputs
@@ -127,7 +127,7 @@ class Adapter(Method):
         return self
 
     def scores(self, left: Images, right: Images) -> np.ndarray:
-        lefts, rights = self._views(left, 0), self._views(right, 1)
+        lefts, rights = self.views(left, 0), self.views(right, 1)
         members = zip(self.inputs, self.models_, strict=True)
         return np.mean([self._scores_of(names, models, lefts, rights) for names, models in members], axis=0)
 
@@ -142,7 +142,7 @@ class Adapter(Method):
     def _names(self) -> list[str]:
         return list(dict.fromkeys(name for names in self.inputs for name in names))
 
-    def _views(self, images: Images, side: int) -> Views:
+    def views(self, images: Images, side: int) -> Views:
         """The whitened blocks of the images and, where any block has it, of their mirrored view."""
         views = [images, images.mirrored()] if any(BLOCKS[name].mirrored for name in self._names()) else [images]
         blocks = [(name, BLOCKS[name], self.whitenings_[name]) for name in self._names()]
