@@ -1,4 +1,4 @@
-"""A tiny data set in the TLL layout, drawn in a temporary folder."""
+"""A tiny data set in the TLL layout, drawn in a temporary folder; pairs of the drawn sample, encoded once a session."""
 
 import shutil
 from io import BytesIO
@@ -7,6 +7,13 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+
+from tll_utils.data.dataset import load_dataset
+from tll_utils.data.images import Images
+from tll_utils.data.pairs import Pairs
+from tll_utils.runtime import project_root
+
+N_PAIRS = 64
 
 
 def picture(seed: int) -> np.ndarray:
@@ -44,6 +51,21 @@ def tiny(tiny_original, tmp_path, monkeypatch):
     """A copy of the tiny data set to read or to damage; the cache starts empty."""
     monkeypatch.setenv("TLL_CACHE", str(tmp_path / "cache"))
     return shutil.copytree(tiny_original, tmp_path / "tiny")
+
+
+@pytest.fixture(scope="session")
+def session_cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def sample(session_cache):
+    """The sample's first 64 training pairs as folders of their own: what is encoded whole is small."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TLL_CACHE", str(session_cache))
+        patch.setenv("TLL_PROGRESS", "0")
+        pairs = load_dataset(project_root() / "data" / "sample").train
+        yield Pairs(*(Images(side.ids[:N_PAIRS], side.files[:N_PAIRS]) for side in (pairs.left, pairs.right)))
 
 
 class Vectors:

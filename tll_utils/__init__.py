@@ -22,5 +22,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "methods.registry": ["METHODS", "get_entry", "get_method"],
         "report.experiments": ["EXPERIMENTS", "measure", "run_methods"],
         "report": ["plots", "results"],
+        "search.saving": ["load", "save"],
     },
 )

@@ -55,11 +55,11 @@ def submit(arguments: Arguments) -> None:
     from tll_utils.data.dataset import load_dataset
     from tll_utils.evaluation.metrics import topk_accuracy
     from tll_utils.report.submission import candidate_scores, write_submission
+    from tll_utils.search.saving import load
 
-    started, method = time.perf_counter(), _saved(arguments.model) or _registered(arguments.method)
-    dataset = load_dataset()
-    fitted = method if arguments.model else method.fit(dataset.train)
-    scores = candidate_scores(dataset, fitted)
+    started, dataset = time.perf_counter(), load_dataset()
+    method = load(arguments.model) if arguments.model else _registered(arguments.method).fit(dataset.train)
+    scores = candidate_scores(dataset, method)
     out = arguments.out or runtime.build_dir() / "submission.csv"
     write_submission(dataset, scores, out)
     print(f"{out}: {len(scores)} rows by {arguments.model or arguments.method}, {time.perf_counter() - started:.0f} s")
@@ -69,6 +69,8 @@ def submit(arguments: Arguments) -> None:
 
 def look_alikes(arguments: Arguments) -> None:
     """Find the look-alikes of every picture of a folder or zip, and write a page of them."""
+    import pandas as pd
+
     from tll_utils.search.gallery import write_page
     from tll_utils.search.look_alikes import look_alikes
     from tll_utils.search.pictures import collect
@@ -78,9 +80,10 @@ def look_alikes(arguments: Arguments) -> None:
     queries = collect(arguments.query) if arguments.query else gallery
     keep = arguments.keep_near_duplicates
     table = look_alikes(method, queries.images, gallery.images, top=arguments.top, keep_near_duplicates=keep)
-    title = f"Look-alikes in {arguments.folder.resolve().name}"
-    page = write_page(table, queries, gallery, arguments.out, title=title, model=str(arguments.model))
-    for file, problem in gallery.unreadable.itertuples(index=False):
+    unreadable = pd.concat([gallery.unreadable, queries.unreadable]).drop_duplicates()
+    texts = {"title": f"Look-alikes in {arguments.folder.name}", "model_text": str(arguments.model)}
+    page = write_page(table, queries.images, gallery.images, unreadable, arguments.out, **texts)
+    for file, problem in unreadable.itertuples(index=False):
         print(f"left out: {file}: {problem}", file=sys.stderr)
     print(f"{len(queries.images)} pictures answered from {len(gallery.images)}: open {page}")
 
@@ -149,21 +152,15 @@ def _registered(name: str):
     return get_method(name)
 
 
-def _saved(folder: Path | None):
-    from tll_utils.search.saving import load
-
-    return load(folder) if folder else None
-
-
 def _fitted(model: str):
     """The model of a folder, the one that comes with the package, or a method by name, fitted on the data set once."""
     from tll_utils.data.dataset import load_dataset
-    from tll_utils.search.saving import save
+    from tll_utils.search.saving import load, save
 
     places = [Path(model), runtime.build_dir() / "models" / model, Path(__file__).parent / "search" / model]
     for folder in places:
         if (folder / "model.json").exists():
-            return _saved(folder)
+            return load(folder)
     method, train = _registered(model), load_dataset().train
     save(method.fit(train), places[1], train=train, accuracy=_recorded_accuracy(model))
     return method

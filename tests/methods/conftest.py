@@ -1,28 +1,6 @@
-"""Pairs of the drawn sample, encoded once per session."""
+"""Where networks that are trained from scratch leave their checkpoints."""
 
 import pytest
-
-from tll_utils.data.dataset import load_dataset
-from tll_utils.data.images import Images
-from tll_utils.data.pairs import Pairs
-from tll_utils.runtime import project_root
-
-N_PAIRS = 64
-
-
-@pytest.fixture(scope="session")
-def session_cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(scope="module")
-def sample(session_cache):
-    """The sample's first 64 training pairs as folders of their own: what is encoded whole is small."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TLL_CACHE", str(session_cache))
-        patch.setenv("TLL_PROGRESS", "0")
-        pairs = load_dataset(project_root() / "data" / "sample").train
-        yield Pairs(*(Images(side.ids[:N_PAIRS], side.files[:N_PAIRS]) for side in (pairs.left, pairs.right)))
 
 
 @pytest.fixture

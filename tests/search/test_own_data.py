@@ -93,7 +93,9 @@ def test_what_is_wrong_with_a_table_is_named(pictures, tmp_path, text, message):
         read_pairs(table(tmp_path, text), pictures)
 
 
-@pytest.mark.parametrize("row", ["gray30,gray60,gray60,gray60", "gray30,gray60,gray60,", "gray30,gray60,gray90,gray120"])
+@pytest.mark.parametrize(
+    "row", ["gray30,gray60,gray60,gray60", "gray30,gray60,gray60,", "gray30,gray60,gray90,gray120"]
+)
 def test_lists_that_cannot_be_answered_are_refused(pictures, tmp_path, row):
     with pytest.raises(DatasetError, match=r"table\.csv line 2: list two candidates or more, each once, and the truth"):
         read_lists(table(tmp_path, f"left,right,c0,c1\n{row}\n"), pictures)

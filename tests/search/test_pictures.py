@@ -96,7 +96,7 @@ def test_one_file_is_a_source_whatever_its_suffix(folder):
 def test_a_source_without_pictures_is_refused_in_one_line(folder, data):
     if data is not None:
         (folder / "a.jpg").write_bytes(data)
-    with pytest.raises(NoPicturesError, match="own holds no picture.* JPEG, PNG") as error:
+    with pytest.raises(NoPicturesError, match=r"own holds no picture.* JPEG, PNG") as error:
         collect(folder)
     assert "\n" not in str(error.value) and ("a.jpg" in str(error.value)) == (data is not None)
 
