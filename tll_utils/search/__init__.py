@@ -1,5 +1,1 @@
-<<<<<<< HEAD
-"""A user's own pictures: from a folder of any files to look-alikes and a page that shows them."""
-=======
-"""A user's own pictures and models: from a folder to a page."""
->>>>>>> 0333629
+"""A user's own pictures and models: from a folder of pictures to a page of look-alikes, from a fit to a file."""
