@@ -217,7 +217,6 @@ def _set_variables(arguments: Arguments) -> None:
     for option, variable in (names | {"quiet": "TLL_PROGRESS"}).items():
         if (value := getattr(arguments, option)) is not None:
             os.environ[variable] = str(value)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 class _Commands:
