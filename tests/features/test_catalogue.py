@@ -15,10 +15,10 @@ def images(tiny):
 
 
 def test_names():
-    """The shortcuts and classics, both kinds of face features, and two passes of each EfficientNet-Lite."""
+    """The shortcuts and classics, three kinds of face features, and two passes of each EfficientNet-Lite."""
     lite = {f"lite{variant}_{name}" for variant in (0, 1, 2) for name in ("head", "grids")}
     classics = {"border_geometry", "file_size", "lab_histogram", "tiny_image", "hog", "lbp_histogram"}
-    assert set(EXTRACTORS) == lite | classics | {"faces", "whole_image_face"}
+    assert set(EXTRACTORS) == lite | classics | {"faces", "face_landmarks", "whole_image_face"}
     names = [make().name for make in EXTRACTORS.values()]
     assert len(set(names)) == len(names)
     assert EXTRACTORS["hog"]() is EXTRACTORS["hog"]()
@@ -56,7 +56,7 @@ def test_features_without_a_face_are_missing(images):
 
 def test_features_are_values():
     assert Features("hog") == Features("hog", "embedding", 0) != Features("hog", cells=4)
-    assert repr(Features("faces", "shape")) == "Features(extractor='faces', output='shape', cells=0)"
+    assert repr(Features("faces", "found")) == "Features(extractor='faces', output='found', cells=0)"
     assert len({Features("hog"), Features("hog")}) == 1
 
 

@@ -1,5 +1,7 @@
 """Faces on drawn pictures: the sample's faces are found, everything else is survived."""
 
+from functools import partial
+
 import cv2
 import dlib
 import joblib
@@ -11,7 +13,7 @@ from tll_utils.data.dataset import load_dataset
 from tll_utils.data.images import Images, border_content
 from tll_utils.features import faces
 from tll_utils.features.embedding import embed
-from tll_utils.features.faces import describe, find_faces
+from tll_utils.features.faces import describe, describe_landmarks, find_faces
 from tll_utils.runtime import PackagedFileError, project_root
 
 
@@ -32,6 +34,12 @@ def portraits():
 @pytest.fixture(scope="module")
 def portrait(portraits):
     return portraits[0]
+
+
+@pytest.fixture
+def one_process(monkeypatch):
+    """What is patched here is not patched in other processes. (joblib's own configuration holds in one thread only.)"""
+    monkeypatch.setattr(joblib, "Parallel", partial(joblib.Parallel, backend="sequential"))
 
 
 def blank(height=245, width=200):
@@ -122,9 +130,11 @@ def test_without_a_face_its_features_are_missing(image):
     """NaN where a face would be described; none found, no boxes and scores is zeros."""
     described = describe(image)
     missing = {name for name, values in described.items() if np.isnan(values).all()}
-    assert missing == {"landmarks68", "shape", "descriptor"}
+    assert missing == {"descriptor"}
     assert not any(described[name].any() for name in ("found", "count", "scores", "boxes"))
     assert np.isfinite(faces.whole_image_descriptor(image)).all()
+    for points in describe_landmarks((image, (0, 0, 0, 0))).values():
+        assert points.shape == (136,) and np.isnan(points).all()
 
 
 @pytest.mark.parametrize("degrees", [-15, 15])
@@ -160,10 +170,11 @@ def test_whole_image_way_detects_nothing(portrait, monkeypatch):
 
 def test_shape_is_free_of_place_and_size(portrait, monkeypatch):
     """Landmarks moved and enlarged have the same shape, its mean is zero and its length one."""
-    points = faces.landmarks(portrait, find_faces(portrait)[0].box)
-    shape = describe(portrait)["shape"]
-    monkeypatch.setattr(faces, "landmarks", lambda *_: 3 * points + 50)
-    np.testing.assert_allclose(describe(portrait)["shape"], shape, atol=1e-5)
+    box = find_faces(portrait)[0].box
+    points, shape = describe_landmarks((portrait, box)).values()
+    np.testing.assert_array_equal(points.reshape(68, 2), faces.landmarks(portrait, box))
+    monkeypatch.setattr(faces, "landmarks", lambda *_: 3 * points.reshape(68, 2) + 50)
+    np.testing.assert_allclose(describe_landmarks((portrait, box))["shape"], shape, atol=1e-5)
     assert np.linalg.norm(shape) == pytest.approx(1, abs=1e-5)
     np.testing.assert_allclose(shape.reshape(68, 2).mean(axis=0), 0, atol=1e-6)
 
@@ -185,12 +196,34 @@ def folder(tmp_path, portrait):
 def test_processes_give_what_one_process_gives(folder, tmp_path, monkeypatch):
     in_processes = embed(folder, faces.face_extractor())
     monkeypatch.setenv("TLL_CACHE", str(tmp_path / "other"))
-    with joblib.parallel_config(backend="sequential"):
-        sequential = embed(folder, faces.face_extractor())
+    monkeypatch.setattr(joblib, "Parallel", partial(joblib.Parallel, backend="sequential"))
+    sequential = embed(folder, faces.face_extractor())
     assert in_processes["descriptor"].shape == (2, 128) and in_processes["boxes"].shape == (2, 32)
     for output, values in sequential.items():
         np.testing.assert_array_equal(in_processes[output], values)
         np.testing.assert_array_equal(values[0], describe(folder[0])[output])
+
+
+@pytest.mark.parametrize("view", ["", "cropped", "mirrored"])
+def test_landmarks_are_those_of_the_chosen_face(view, folder):
+    """Of the same view, NaN where it has none; rows of a view come from the whole folder."""
+    view = getattr(folder, view)() if view else folder
+    found, points = (embed(view, make()) for make in (faces.face_extractor, faces.landmark_extractor))
+    assert found["found"].ravel().tolist() == [1, 0] and np.isnan(points["shape"][1]).all()
+    box = tuple(found["boxes"][0, :4].tolist())
+    assert box == find_faces(view.content(0))[0].box
+    np.testing.assert_array_equal(points["landmarks68"][0].reshape(68, 2), faces.landmarks(view.content(0), box))
+    np.testing.assert_array_equal(embed(view.take([1, 0]), faces.landmark_extractor())["shape"][1], points["shape"][0])
+
+
+def test_faces_are_detected_once(folder, one_process, monkeypatch):
+    """Landmarks read the boxes that were found; where none were, the loading threads find them once for all."""
+    seen, find = [], find_faces
+    monkeypatch.setattr(faces, "find_faces", lambda image: seen.append(1) or find(image))
+    many = Images([str(i) for i in range(70)], [folder.files[1]] * 70)
+    embed(many, faces.landmark_extractor())
+    embed(many, faces.face_extractor())
+    assert len(seen) == 70
 
 
 def test_border_neutral_faces_keep_their_proportions(folder):
@@ -207,6 +240,24 @@ def test_border_neutral_faces_keep_their_proportions(folder):
 
 
 # ---------------------------------------------------------------------------------------------------- models
+
+
+def test_without_the_68_point_model_only_landmarks_are_missing(folder, one_process, monkeypatch):
+    """The data set behind it excludes commercial use: without the file faces are found and described as before."""
+    name, find_file = "shape_predictor_68_face_landmarks.dat", faces.packaged_file
+
+    def without(**file):
+        if file["name"].endswith(name):
+            raise PackagedFileError(f"{name} is missing")
+        return find_file(**file)
+
+    monkeypatch.setattr(faces, "packaged_file", lambda package, **file: without(package=package, **file))
+    faces._model.cache_clear()
+    for extractor in (faces.face_extractor(), faces.whole_image_extractor()):
+        assert np.isfinite(embed(folder, extractor)["descriptor"][0]).all()
+    with pytest.raises(PackagedFileError, match=f"{name} is missing"):
+        embed(folder, faces.landmark_extractor())
+    faces._model.cache_clear()
 
 
 def test_an_altered_model_is_named_with_its_remedy(monkeypatch):

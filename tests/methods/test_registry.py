@@ -7,7 +7,8 @@ from sklearn.cluster import KMeans
 
 from tll_utils.data.images import Images
 from tll_utils.data.pairs import Pairs
-from tll_utils.methods import registry
+from tll_utils.features.catalogue import EXTRACTORS
+from tll_utils.methods import adapters, registry
 from tll_utils.methods.adapters import BLOCKS, Adapter
 from tll_utils.methods.base import BorderNeutral
 from tll_utils.methods.fine_tuning import FineTuned
@@ -147,6 +148,32 @@ def test_subsets_are_all_inputs_all_without_faces_and_each_network_with_faces():
     assert [set(names) for names in registry.SUBSETS] == [
         everything, everything - faces, *(network | faces for network in networks)
     ]  # fmt: skip
+
+
+def uses(method):
+    """The features that the blocks of a method's inputs use."""
+    features = [BLOCKS[name].features for names in method.inputs for name in names]
+    return {(one.extractor, one.output) for one in features}
+
+
+def test_methods_without_landmarks_and_without_faces_use_none():
+    """Of the best method only the landmarks' shape is missing; without faces there are five other subsets."""
+    best, without_landmarks = uses(get_method("best")), uses(get_method("best_without_landmarks"))
+    assert best - without_landmarks == {("face_landmarks", "shape")} and without_landmarks < best
+    for name in ("best_without_faces", "adapter_lite0_small"):
+        assert {extractor for extractor, _ in uses(get_method(name))} <= {f"lite{v}_grids" for v in (0, 1, 2)}
+    assert len(get_method("best_without_landmarks").inputs) == len(get_method("best_without_faces").inputs) == 5
+
+
+def test_landmarks_are_never_asked_for_where_a_method_does_without(sample, monkeypatch):
+    monkeypatch.setitem(EXTRACTORS, "face_landmarks", lambda: 1 / 0)
+    monkeypatch.setattr(adapters, "_fitted", adapters._fitted.__wrapped__)
+    monkeypatch.setattr(adapters, "_whitened", adapters._whitened.__wrapped__)
+    for name in ("best_without_landmarks", "best_without_faces", "fusion", "mixture"):
+        S = quick(name).fit(sample.take(range(24))).scores(sample.left, sample.right)
+        assert np.isfinite(S).all()
+    with pytest.raises(ZeroDivisionError):
+        quick("best").fit(sample.take(range(24)))
 
 
 def test_sub_categories_are_three_clusters_with_and_without_a_face(sample):

@@ -133,7 +133,7 @@ def test_half_precision_leaves_what_it_cannot_hold(tmp_path):
     similarity.means_ = [np.array(values) for values in ([1e6, 1.0], [1e-9], [3, 70_000], [0.5, np.nan], [])]
     save(similarity, tmp_path / "m", half=True)
     arrays = load(tmp_path / "m").means_
-    assert [str(array.dtype) for array in arrays] == ["float64", "float64", "int64", "float32", "float64"]
+    assert [str(array.dtype) for array in arrays] == ["float64", "float64", "int64", "float32", "float32"]
     for array, before in zip(arrays, similarity.means_, strict=True):
         np.testing.assert_array_equal(array, before)
 
@@ -209,7 +209,7 @@ def test_files_are_plain(model):
         (LearnedFusion([HOG], SubCategories()), "used", "not used"),
         (Adapter([["face_descriptor"]]), "used", "not used"),
         (Adapter([["face_shape"]]), "used", "used"),
-        (Gated(Features("faces", "shape")), "used", "used"),
+        (Gated(Features("face_landmarks", "shape")), "used", "used"),
         (BorderNeutral(Similarity(Features("whole_image_face", "descriptor"))), "used", "not used"),
     ],
     ids=str,

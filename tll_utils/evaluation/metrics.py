@@ -66,14 +66,8 @@ def mid_rank(S: npt.ArrayLike, match: npt.ArrayLike) -> np.ndarray:
 
 def per_left(S: npt.ArrayLike, match: npt.ArrayLike, *, n_candidates: int = N_CANDIDATES) -> pd.DataFrame:
     """One row per left: gallery (number of rights), rank (mid-rank), top1, top2 (expected)."""
-    return pd.DataFrame(
-        {
-            "gallery": np.shape(S)[1],
-            "rank": mid_rank(S, match),
-            "top1": expected_solved(S, match, k=1, n_candidates=n_candidates),
-            "top2": expected_solved(S, match, k=2, n_candidates=n_candidates),
-        }
-    )
+    top1, top2 = (expected_solved(S, match, k=k, n_candidates=n_candidates) for k in (1, 2))
+    return pd.DataFrame({"gallery": np.shape(S)[1], "rank": mid_rank(S, match), "top1": top1, "top2": top2})
 
 
 def mean(values: npt.ArrayLike) -> float:
@@ -102,10 +96,8 @@ def _check_scores(S: np.ndarray) -> None:
     bad = ~np.isfinite(S)
     if bad.any():
         row, column = np.argwhere(bad)[0]
-        raise ValueError(
-            f"{bad.sum()} scores are NaN or infinite, the first at row {row}, column {column}: "
-            "fix the method that made them, they have no rank"
-        )
+        what = f"{bad.sum()} scores are NaN or infinite, the first at row {row}, column {column}"
+        raise ValueError(f"{what}: fix the method that made them, they have no rank")
 
 
 def _check_match(match: np.ndarray, shape: tuple[int, ...]) -> None:

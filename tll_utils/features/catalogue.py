@@ -25,6 +25,7 @@ _MAKERS = {
     "hog": descriptors.hog_descriptor,
     "lbp_histogram": descriptors.lbp_histogram,
     "faces": faces.face_extractor,
+    "face_landmarks": faces.landmark_extractor,
     "whole_image_face": faces.whole_image_extractor,
     **{f"lite{v}_head": partial(_lite, v, ["head"], ["grid3x2", "average", "max"]) for v in (0, 1, 2)},
     # The last maps before the third and the fourth halving behind which content is learned, in one pass.

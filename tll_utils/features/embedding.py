@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,14 +26,14 @@ ROWS_DONE = "rows_done.txt"
 
 @dataclass(frozen=True)
 class Extractor:
-    """How images become embeddings: load (images, row) in worker threads, encode b loaded arrays to {output: (b, d)}.
+    """How images become embeddings: load (images, row) in worker threads, encode b of these to {output: (b, d)}.
 
-    The loaded arrays may differ in shape; several outputs cost one pass.
+    Loaded arrays may differ in shape; several outputs cost one pass.
     """
 
     name: str  # part of the cache key: change it (or its @version) whenever the numbers change
-    load: Callable[[Images, int], np.ndarray]
-    encode: Callable[[Sequence[np.ndarray]], dict[str, np.ndarray]]
+    load: Callable[[Images, int], Any]
+    encode: Callable[[Sequence], dict[str, np.ndarray]]
     n_encoders: int = 1  # threads that may encode at once: with two, no core waits for the end of the other's batch
 
 
@@ -89,12 +90,12 @@ def _extract(images: Images, extractor: Extractor, folder: Path) -> None:
     os.replace(unfinished, folder)
 
 
-def _load(images: Images, extractor: Extractor, start: int) -> tuple[int, list[np.ndarray]]:
+def _load(images: Images, extractor: Extractor, start: int) -> tuple[int, list]:
     stop = min(start + BATCH_SIZE, len(images))
     return start, [extractor.load(images, row) for row in range(start, stop)]
 
 
-def _encode(extractor: Extractor, loaded: tuple[int, list[np.ndarray]]) -> tuple[int, dict[str, np.ndarray]]:
+def _encode(extractor: Extractor, loaded: tuple[int, list]) -> tuple[int, dict[str, np.ndarray]]:
     return loaded[0], extractor.encode(loaded[1])
 
 

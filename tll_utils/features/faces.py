@@ -1,11 +1,12 @@
 """Faces with dlib: detected, landmarks placed, turned upright, described by 128 numbers.
 
 The models come in the `face_recognition_models` package (King 2009, King 2017). The data set behind the 68-point
-landmarks (iBUG 300-W) excludes commercial use: do without landmarks68 and shape there. A face descriptor names
-a person: on TLL it stays in the cache folder, which git ignores.
+landmarks (iBUG 300-W) excludes commercial use: they are an extractor of their own, and nothing else needs their model.
+A face descriptor names a person: on TLL it stays in the cache folder, which git ignores.
 """
 
 # pyright: reportAttributeAccessIssue=false
+import threading
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ import joblib
 import numpy as np
 
 from tll_utils.data.images import Images
-from tll_utils.features.embedding import Extractor
+from tll_utils.features.embedding import Extractor, embed
 from tll_utils.runtime import packaged_file
 
 MAX_FACES = 8  # kept per image
@@ -31,6 +32,7 @@ SHA256 = {
 }
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
+_DETECTION = threading.Lock()  # threads that load images ask for their faces at once: the first one finds them for all
 
 
 class Face(NamedTuple):
@@ -65,8 +67,7 @@ def _detect(image: np.ndarray, enlargement: float, least: float) -> list[Face]:
 def landmarks(image: np.ndarray, box: Box, *, n_points: int = 68) -> np.ndarray:
     """Points of the face in a box, float32 (n_points, 2) as x, y in pixels.
 
-    68 points outline jaw, brows, nose, eyes and mouth; 5 are the corners of the eyes and the base of the nose
-    (Kazemi and Sullivan 2014).
+    68 points outline jaw, brows, nose, eyes and mouth; 5 the eyes' corners and the nose (Kazemi and Sullivan 2014).
     """
     return np.array([(point.x, point.y) for point in _points(image, box, n_points).parts()], np.float32)
 
@@ -100,26 +101,31 @@ def _points(image: np.ndarray, box: Box, n_points: int):
 
 
 def describe(image: np.ndarray) -> dict[str, np.ndarray]:
-    """Everything about an image's faces as float32 vectors.
+    """What is known of an image's faces as float32 vectors.
 
     found (1,) 0 or 1 · count (1,) · scores (8,) and boxes (32,), all faces kept up to 8, the chosen one first, then
-    zeros · of the chosen face, NaN where there is none: landmarks68 (136,), descriptor (128,) and shape (136,), the
-    landmarks moved to their mean and scaled to length one: pose and expression, which the descriptor was trained to
-    ignore.
+    zeros · descriptor (128,) of the chosen face, NaN where there is none.
     """
     faces = find_faces(image)
     kept = faces[:MAX_FACES]
-    points = landmarks(image, faces[0].box) if faces else np.full((68, 2), np.nan, np.float32)
-    centred = points - points.mean(axis=0)
     return {
         "found": np.array([len(faces) > 0], np.float32),
         "count": np.array([len(faces)], np.float32),
         "scores": _padded([face.score for face in kept], MAX_FACES),
         "boxes": _padded([face.box for face in kept], 4 * MAX_FACES),
-        "landmarks68": points.ravel(),
-        "shape": (centred / np.sqrt((centred**2).sum())).ravel(),
         "descriptor": descriptor(image, faces[0].box) if faces else np.full(128, np.nan, np.float32),
     }
+
+
+def describe_landmarks(image_and_box: tuple[np.ndarray, Box]) -> dict[str, np.ndarray]:
+    """landmarks68 (136,) of the face in a box, and shape (136,): these moved to their mean and scaled to length one.
+
+    The shape is pose and expression, which the descriptor was trained to ignore. A box of zeros is no face: NaN.
+    """
+    image, box = image_and_box
+    points = landmarks(image, box) if any(box) else np.full((68, 2), np.nan, np.float32)
+    centred = points - points.mean(axis=0)
+    return {"landmarks68": points.ravel(), "shape": (centred / np.sqrt((centred**2).sum())).ravel()}
 
 
 def _padded(values: list, length: int) -> np.ndarray:
@@ -133,19 +139,27 @@ def face_extractor() -> Extractor:
     The content of border-neutral images is not stretched back, since a face would lose its proportions; boxes and
     landmarks then count from the content's corner.
     """
-    return Extractor("faces @2", Images.content, partial(_in_processes, describe))
+    return Extractor("faces @3", Images.content, partial(_in_processes, describe))
+
+
+def landmark_extractor() -> Extractor:
+    """Extractor of the outputs of `describe_landmarks` for the chosen faces of `face_extractor`."""
+    return Extractor("face landmarks @1", _with_box, partial(_in_processes, describe_landmarks))
+
+
+def _with_box(images: Images, row: int) -> tuple[np.ndarray, Box]:
+    with _DETECTION:
+        boxes = embed(images, face_extractor())["boxes"]
+    return images.content(row), tuple(boxes[row, :4].tolist())
 
 
 def whole_image_extractor() -> Extractor:
     """Extractor of the report's face features: "descriptor" (n, 128) with the whole image as the face's box."""
-    return Extractor("whole-image face @1", Images.content, partial(_in_processes, _described_whole))
+    encode = partial(_in_processes, lambda image: {"descriptor": whole_image_descriptor(image)})
+    return Extractor("whole-image face @1", Images.content, encode)
 
 
-def _described_whole(image: np.ndarray) -> dict[str, np.ndarray]:
-    return {"descriptor": whole_image_descriptor(image)}
-
-
-def _in_processes(describe_image: Callable, batch: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+def _in_processes(describe_image: Callable, batch: Sequence[Any]) -> dict[str, np.ndarray]:
     """The described images, stacked. Processes and not threads: dlib's descriptor network keeps Python's lock."""
     in_parallel: Any = joblib.Parallel(n_jobs=-1, batch_size=1)  # pyright: ignore[reportArgumentType]
     described = in_parallel(joblib.delayed(describe_image)(image) for image in batch)

@@ -90,9 +90,8 @@ def _converted(model: keras.Model):
     core = _openvino().Core()
     core.set_property({"ENABLE_MMAP": False})  # the files are gone when the model runs
     with tempfile.TemporaryDirectory() as folder:
-        model.export(
-            folder, verbose=False
-        )  # SavedModel: OpenVINO's own conversion of a Keras model fails on Python 3.13
+        # As a SavedModel: OpenVINO's own conversion of a Keras model fails on Python 3.13.
+        model.export(folder, verbose=False)
         steps = _openvino().preprocess.PrePostProcessor(core.read_model(folder))
     steps.input(0).tensor().set_element_type(_openvino().Type.u8)
     return steps.build()

@@ -102,9 +102,8 @@ class LearnedFusion(Method):
     def _columns(self, left: Images, right: Images) -> list[Column]:
         columns = []
         for member in self.members_:
-            columns += (
-                member.columns(left, right) if isinstance(member, Gated) else [Column(member.scores(left, right))]
-            )
+            is_gated = isinstance(member, Gated)
+            columns += member.columns(left, right) if is_gated else [Column(member.scores(left, right))]
         return columns
 
     def _matrices(self, columns: list[Column], left: Images) -> list[np.ndarray]:

@@ -100,8 +100,12 @@ HEADS = [f"lite{variant}_head" for variant in VARIANTS]
 STAGE5 = [f"lite{variant}_stage5" for variant in VARIANTS]
 FACES = ["face_descriptor", "face_shape", "face_found"]
 LITE0 = ["lite0_head", "lite0_stage5"]
-SUBSETS = [HEADS + STAGE5 + FACES, HEADS + STAGE5, *([f"lite{v}_head", f"lite{v}_stage5", *FACES] for v in VARIANTS)]
+_NETWORKS = [[f"lite{v}_head", f"lite{v}_stage5"] for v in VARIANTS]
+SUBSETS = [HEADS + STAGE5 + FACES, HEADS + STAGE5, *(network + FACES for network in _NETWORKS)]
 BEST = Adapter(SUBSETS, hubness_weight=0.5)
+WITHOUT_LANDMARKS = Adapter([[name for name in names if name != "face_shape"] for names in SUBSETS], hubness_weight=0.5)
+WITHOUT_FACES = Adapter([HEADS + STAGE5, HEADS, *_NETWORKS], hubness_weight=0.5)
+SMALL = Adapter([["lite0_head_small", "lite0_stage5_small"]], width=512)
 TUNED_LITE0 = FineTuned("efficientnet_lite0", frozen_to="stage5", new_layer_rate=4)
 TUNED_WEIGHT = 3.3  # of its cosines beside the adapters' logits
 # What the report did with VGG16: its last layer replaced, trained with Adam. It does not say with which loss.
@@ -167,6 +171,11 @@ ADAPTERS: dict[str, Entry] = {
     "adapter_ensemble": Entry("five adapters on subsets of these inputs", Adapter(SUBSETS), ON_SUBSETS, headline=True),
     "best": Entry("five adapters, hubness-corrected (best)", BEST, ON_SUBSETS, headline=True),
     "best_one_to_one": Entry("best, one-to-one", Calibrated(BEST), f"{ON_SUBSETS}; decoded together"),
+    "best_without_landmarks": Entry("five adapters, hubness-corrected, without the 68-point landmarks",
+                                    WITHOUT_LANDMARKS, ON_SUBSETS),
+    "best_without_faces": Entry("five adapters, hubness-corrected, without any face model", WITHOUT_FACES,
+                                f"{ADAPTER}; on all inputs, the heads, each network"),
+    "adapter_lite0_small": Entry(f"{_LITE0}, 160 components each", SMALL, f"{ADAPTER}; 8 MB in half precision"),
     "best_tuned": Entry("five adapters, hubness-corrected + fine-tuned Lite0",
                         WeightedSum([BEST, TUNED_LITE0], [1, TUNED_WEIGHT]), f"{ON_SUBSETS}; Lite0 {TUNED}"),
     "tuned_lite0": Entry("Lite0, late layers fine-tuned", TUNED_LITE0, TUNED, headline=True),

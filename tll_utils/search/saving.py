@@ -26,7 +26,7 @@ CARD, ARRAYS, NETWORKS, MODEL = FILES = ("README.md", "arrays.safetensors", "net
 NETWORK = re.compile(rf"{NETWORKS}/\d+\.keras")
 USES = {  # seen in the tree
     "faces": "face|SubCategories",
-    "landmarks": '"(face_shape|shape|landmarks68)"',
+    "landmarks": '"(face_shape|face_landmarks)"',
     "bank": r'"bank_": \[',
 }
 DAMAGED = (AttributeError, BadZipFile, KeyError, OSError, RecursionError, SafetensorError, TypeError, ValueError)
@@ -104,13 +104,12 @@ def _write(folder: Path, method: Method, data: dict[str, Any] | None, accuracy: 
 def _stored(array: np.ndarray, half: bool) -> np.ndarray:
     """The array as it is written; what float16 cannot hold, because it is too large or too small, stays as it is."""
     array = np.asarray(array, order="C")  # safetensors copies memory as it lies there: transposed it would be scrambled
-    if not half or array.dtype.kind != "f" or array.size == 0:
+    if not half or array.dtype.kind != "f":
         return array
     with np.errstate(over="ignore"):
         small = array.astype(np.float16)
-    return (
-        small if np.allclose(small, array, rtol=0.01, atol=0.001 * np.nanmax(np.abs(array)), equal_nan=True) else array
-    )
+    tolerance = 0.001 * np.nanmax(np.abs(array), initial=0)
+    return small if np.allclose(small, array, rtol=0.01, atol=tolerance, equal_nan=True) else array
 
 
 def _widened(array: np.ndarray) -> np.ndarray:
