@@ -31,7 +31,7 @@ from tll_utils.methods.one_to_one import DECODERS
 from tll_utils.methods.registry import get_entry, get_method
 from tll_utils.report.experiments import EXPERIMENTS, Experiment, Row
 from tll_utils.report.results import recorded_methods, results_dir
-from tll_utils.runtime import DAMAGED, keras, project_root, read_arrays, write_arrays, write_text
+from tll_utils.runtime import DAMAGED, keras, locked, project_root, read_arrays, write_arrays, write_text
 from tll_utils.siamese.training import automatic_precision
 
 LISTS = "lists drawn as the challenge draws them, mean of 20 draws"
@@ -211,6 +211,12 @@ def main() -> None:
         dataset = load_dataset()
     except DatasetError as error:
         sys.exit(str(error))
+    with locked(_folder()):
+        reproduce(names, dataset)
+
+
+def reproduce(names: list[str], dataset: Dataset) -> None:
+    """Record the experiments, and print the plan before and the comparison after."""
     print(plan(names).to_string(index=False), flush=True)
     # No embedding is cached from before, so that `seconds` counts from image files to scores; of methods that
     # share embeddings the first one pays for them.

@@ -1,10 +1,16 @@
 """Places, files that are whole or not there, seeds, progress, prefetch, and a Keras that keeps quiet."""
 
+import errno
+import os
 import random
+import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from threading import Timer
 
+import filelock
 import numpy as np
 import pytest
 
@@ -30,6 +36,62 @@ def test_atomic_write_leaves_the_new_file_or_the_old_one(tmp_path):
         partial.write_text("half")
         raise ZeroDivisionError
     assert path.read_text() == "first" and list(path.parent.iterdir()) == [path]
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from tll_utils.runtime import locked
+with locked(Path(sys.argv[1])) as is_alone:
+    print("held" if is_alone else "not held", flush=True)
+    time.sleep(float(sys.argv[2]))
+"""
+
+
+def hold(path, seconds):
+    """A run that has locked `path`."""
+    run = subprocess.Popen([sys.executable, "-c", HOLDER, path, str(seconds)], stdout=subprocess.PIPE, encoding="utf-8")
+    assert run.stdout is not None and run.stdout.readline() == "held\n"
+    return run
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_a_run_waits_for_another_says_so_and_leaves_no_lock_behind(tmp_path, capsys, is_killed):
+    other = hold(tmp_path / "new" / "file", 60 if is_killed else 2)
+    Timer(1.5, other.kill if is_killed else str).start()
+    started = time.perf_counter()
+    with runtime.locked(tmp_path / "new" / "file") as is_alone:
+        assert is_alone and time.perf_counter() - started > 1
+        assert other.wait() == (-signal.SIGKILL if is_killed else 0)
+    assert capsys.readouterr().err == f"waiting for another run, which works on {tmp_path / 'new' / 'file'}\n"
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_three_runs_that_wait_come_one_after_the_other(tmp_path):
+    """The lock's file is removed between them; each must ask for the new one."""
+    note = tmp_path / "inside"
+
+    def enter(_):
+        with runtime.locked(tmp_path / "file") as is_alone:
+            assert is_alone and not note.exists()
+            note.touch()
+            time.sleep(0.2)
+            note.unlink()
+
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(enter, range(9))) == [None] * 9
+
+
+@pytest.mark.parametrize("error", [errno.EROFS, errno.EACCES, errno.ENOSPC, errno.ENOLCK, errno.ENOSYS])
+def test_a_place_without_locks_is_used_without_one(tmp_path, monkeypatch, error):
+    """Read-only, full, a network's file system; what cannot be written says so itself."""
+
+    def refuse(*_, **__):
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
+    with runtime.locked(tmp_path / "file") as is_alone:
+        assert not is_alone
 
 
 def test_text_is_utf8_with_unix_line_ends(tmp_path):

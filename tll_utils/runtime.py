@@ -1,4 +1,4 @@
-"""What every room stands on: paths, seeds, Keras set up once and quietly, atomic writes, prefetch."""
+"""What every room stands on: paths, seeds, Keras set up once and quietly, atomic writes, locks, prefetch."""
 
 import hashlib
 import importlib.util
@@ -11,12 +11,14 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
+import filelock
 import numpy as np
 from platformdirs import user_cache_path
 from tqdm import tqdm
@@ -105,12 +107,35 @@ def _sha256_of(path: Path, size: int, modified: int) -> str:
 def atomic_write(path: Path) -> Iterator[Path]:
     """A path to write to instead: its file replaces `path` when the block ends, and vanishes after an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")  # processes may write at once
+    partial = path.with_name(f"{path.name}.{uuid4().hex[:8]}.partial")  # runs may write at once
     try:
         yield partial
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[bool]:
+    """Make or change `path` while no other run does: after a second of waiting one line says so.
+
+    Whether it is locked: nothing is where the place is read-only or its file system has no locks.
+    """
+    lock = filelock.FileLock(path.with_name(f".{path.name}.lock"), fallback_to_soft=False)
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=1)
+        except filelock.Timeout:
+            print(f"waiting for another run, which works on {path}", file=sys.stderr, flush=True)
+            lock.acquire()
+    try:
+        yield lock.is_locked
+    finally:
+        if lock.is_locked:
+            with suppress(OSError):  # Windows removes it after the release
+                os.unlink(lock.lock_file)  # before the release: a run that waits sees it and asks anew
+            lock.release()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -19,7 +19,7 @@ import pandas as pd
 
 from tll_utils.data.pairs import Pairs
 from tll_utils.evaluation.metrics import expected_topk
-from tll_utils.runtime import has_bfloat16, keras, prefetch, progress, set_seed, write_text
+from tll_utils.runtime import has_bfloat16, keras, locked, prefetch, progress, set_seed, write_text
 from tll_utils.siamese.batches import EpochBatches, resized
 from tll_utils.siamese.heads import HEADS, score_blocks
 from tll_utils.siamese.towers import build_tower
@@ -27,6 +27,7 @@ from tll_utils.siamese.towers import build_tower
 callbacks, ops = keras.callbacks, keras.ops
 
 ENCODE_BATCH = 64
+BEST = "best.weights.h5"
 COLUMNS = ["epoch", "loss", "pair_accuracy", "top2", "val_loss", "val_pair_accuracy", "val_top2", "seconds"]
 
 
@@ -110,24 +111,29 @@ def fit(
     folder = Path(folder)
     if min(len(train_sample), len(validation)) < 20:
         raise ValueError(f"{len(train_sample)} and {len(validation)} pairs to measure: expected top-2 needs 20 of each")
-    _check_settings(folder / "settings.json", settings | {"epochs": epochs})
     model.optimizer.build(model.trainable_variables)  # before a file with its state is loaded
-    history, best = _history(folder), folder / "best.weights.h5"
-    if len(history) < epochs:
-        options = {"save_best_only": True, "save_weights_only": True, "mode": "max"}
-        known_best = history.val_top2.max() if len(history) else None
-        watchers = [
-            ExpectedTop2(train_sample, validation),
-            callbacks.ModelCheckpoint(best, "val_top2", initial_value_threshold=known_best, **options),
-            callbacks.CSVLogger(folder / "history.csv", append=True),
-            Backup(folder / "backup", batches),  # after the others: what it calls finished, they have written
-        ]
-        if log := os.environ.get("TLL_TENSORBOARD"):
-            watchers.append(callbacks.TensorBoard(Path(log) / folder.name))
-        options = {"validation_data": validation_data, "callbacks": watchers, "shuffle": False, "verbose": 0}
-        model.fit(batches, epochs=epochs, **options)
-    model.load_weights(best)
-    return _history(folder)
+    with locked(folder):
+        _check_settings(folder / "settings.json", settings | {"epochs": epochs})
+        if len(history := _history(folder)) < epochs:
+            watchers = _watchers(folder, batches, history, train_sample, validation)
+            options = {"validation_data": validation_data, "callbacks": watchers, "shuffle": False, "verbose": 0}
+            model.fit(batches, epochs=epochs, **options)
+        model.load_weights(folder / BEST)
+        return _history(folder)
+
+
+def _watchers(folder: Path, batches: EpochBatches, history: pd.DataFrame, *samples: Pairs) -> list[callbacks.Callback]:
+    options = {"save_best_only": True, "save_weights_only": True, "mode": "max"}
+    known_best = history.val_top2.max() if len(history) else None
+    watchers = [
+        ExpectedTop2(*samples),
+        callbacks.ModelCheckpoint(folder / BEST, "val_top2", initial_value_threshold=known_best, **options),
+        callbacks.CSVLogger(folder / "history.csv", append=True),
+        Backup(folder / "backup", batches),  # after the others: what it calls finished, they have written
+    ]
+    if log := os.environ.get("TLL_TENSORBOARD"):
+        watchers.append(callbacks.TensorBoard(Path(log) / folder.name))
+    return watchers
 
 
 class ExpectedTop2(callbacks.Callback):
