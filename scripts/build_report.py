@@ -51,7 +51,7 @@ def run_notebook(path: Path) -> nbformat.NotebookNode:
     try:
         # A bar inside a notebook would be an output; this runner shows its own.
         with (
-            client.setup_kernel(env={**os.environ, "TLL_PROGRESS": "0"}),
+            client.setup_kernel(env=kernel_environment()),
             progress(iterable=notebook.cells, desc=path.stem, unit="cell") as cells,
         ):
             for number, cell in enumerate(cells, 1):
@@ -62,6 +62,11 @@ def run_notebook(path: Path) -> nbformat.NotebookNode:
         reason = "kernel died, perhaps for want of memory" if number else "kernel did not start"
         raise NotebookError(f"cell {number or 1} {name}: the {reason} ({error})") from error
     return notebook
+
+
+def kernel_environment() -> dict[str, str]:
+    """Without the user's start-up files of IPython and backend of Matplotlib, which would change the outputs."""
+    return os.environ | {"TLL_PROGRESS": "0", "IPYTHONDIR": str(project_root() / "build" / "ipython"), "MPLBACKEND": ""}
 
 
 def bind(notebooks: list[nbformat.NotebookNode]) -> str:

@@ -29,7 +29,9 @@ def test(arguments: Arguments) -> None:
     """Run the unit tests, then the notebooks on the sample, compared with their committed outputs."""
     _run("pytest", *arguments.options)
     if not arguments.options:
-        _run("pytest", "--nbval", "--nbval-cell-timeout", "600", "notebooks", TLL_DATA="data/sample", TLL_PROGRESS="0")
+        # Without the user's start-up files of IPython and backend of Matplotlib, which would change the outputs.
+        own = {"IPYTHONDIR": str(runtime.build_dir() / "ipython"), "MPLBACKEND": "", "TLL_PROGRESS": "0"}
+        _run("pytest", "--nbval", "--nbval-cell-timeout", "600", "notebooks", TLL_DATA="data/sample", **own)
 
 
 def reproduce(arguments: Arguments) -> None:

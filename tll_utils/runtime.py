@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 
 DAMAGED = (EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error)  # raised while a damaged .npz file is read
 
+CHANGES_NUMBERS = (  # variables that shorten trainings or let TensorFlow compute in another precision
+    "KERAS_MAX_EPOCHS", "KERAS_MAX_STEPS_PER_EPOCH", "ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE",
+    "TF_ENABLE_AUTO_MIXED_PRECISION", "TF_SET_ONEDNN_FPMATH_MODE", "TF_XLA_FLAGS", "NVIDIA_TF32_OVERRIDE",
+)  # fmt: skip
+
 
 def __getattr__(name: str) -> Any:
     """`from tll_utils.runtime import keras`: TensorFlow takes seconds to import, so only who needs it waits."""
@@ -38,8 +43,11 @@ def __getattr__(name: str) -> Any:
 
 @cache
 def _keras():
-    """Keras without the notices TensorFlow writes straight to the process's stderr while it starts."""
+    """Keras on TensorFlow, whatever the user's settings, and without the notices of its start on stderr."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # nor what it logs of its first `fit`
+    for variable in CHANGES_NUMBERS:
+        os.environ.pop(variable, None)
+    os.environ["KERAS_BACKEND"] = "tensorflow"
     sys.stderr.flush()
     saved = os.dup(2)
     with open(os.devnull, "wb") as nowhere:
@@ -51,8 +59,21 @@ def _keras():
     finally:
         os.dup2(saved, 2)
         os.close(saved)
+    _set_numbers(keras.config)
     logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns of retracing, which many small networks cause
     return keras
+
+
+def _set_numbers(config: Any) -> None:
+    """Set what embeddings and trainings depend on: a user's keras.json or earlier code may have set it otherwise."""
+    if config.backend() != "tensorflow":
+        raise RuntimeError(f"Keras was imported with the backend {config.backend()}: set KERAS_BACKEND=tensorflow")
+    config.set_floatx("float32")
+    config.set_dtype_policy("float32")
+    config.set_epsilon(1e-7)
+    config.set_image_data_format("channels_last")
+    config.set_max_epochs(None)
+    config.set_max_steps_per_epoch(None)
 
 
 def project_root() -> Path:

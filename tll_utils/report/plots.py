@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import matplotlib.style
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -16,6 +17,7 @@ from tll_utils.runtime import atomic_write, build_dir, write_text
 TRUE, FOIL, REPORT, OURS, TOGETHER = "#2a9d5c", "#b9bec7", "#e07a3f", "#3567a8", "#9db8de"
 ON_WHITE = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # of a text that a line may cross
 CHANCE = 0.10
+matplotlib.style.use("default")  # a user's matplotlibrc would change figures that are compared
 
 
 def show_image(ax: Axes, image: np.ndarray, title: str = "", *, frame: str | None = None) -> None:

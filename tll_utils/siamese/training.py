@@ -122,7 +122,7 @@ def fit(
         return _history(folder)
 
 
-def _watchers(folder: Path, batches: EpochBatches, history: pd.DataFrame, *samples: Pairs) -> list[callbacks.Callback]:
+def _watchers(folder: Path, batches: EpochBatches, history: pd.DataFrame, *samples: Pairs) -> list:
     options = {"save_best_only": True, "save_weights_only": True, "mode": "max"}
     known_best = history.val_top2.max() if len(history) else None
     watchers = [
