@@ -259,6 +259,6 @@ def test_the_committed_sample_is_sound():
     root = runtime.project_root() / "data" / "sample"
     data = load_dataset(root)
     assert data.notes.empty and len(data.factors) == len(data.train) + len(data.test)
-    with (root / "test_truth.csv").open(newline="") as file:
+    with (root / "test_truth.csv").open(newline="", encoding="utf-8") as file:
         truth = {row["left"]: row["right"] for row in csv.DictReader(file)}
     assert [data.test.right.ids[column] for column in data.test.match] == [truth[i] for i in data.test.left.ids]

@@ -150,7 +150,7 @@ def test_damaged_cache_is_made_again(cache, damage):
     elif damage == "missing":
         file.unlink()
     else:
-        (file.parent / "complete.json").write_text("{" if damage == "no checksums" else damage)
+        (file.parent / "complete.json").write_text("{" if damage == "no checksums" else damage, encoding="utf-8")
     images = FakeImages(40)
     np.testing.assert_array_equal(embed(images, MEAN_COLOUR)["mean"], expected(40))
     assert len(images.read) == 40
@@ -179,7 +179,7 @@ def test_a_killed_extraction_continues_where_it_stopped(cache):
     assert killed.returncode == -signal.SIGKILL
     assert not list(cache.glob("embeddings/*/complete.json"))
     (noted,) = cache.glob("embeddings/*/rows_done.txt")
-    done = int(noted.read_text().split()[0])
+    done = int(noted.read_text(encoding="utf-8").split()[0])
     images = FakeImages(100)
     np.testing.assert_array_equal(embed(images, MEAN_COLOUR)["mean"], expected(100))
     assert done in (32, 64) and min(images.read) == done
@@ -275,7 +275,7 @@ def test_rows_count_as_done_when_all_outputs_have_them(batch):
 def test_checksums_are_of_the_files_on_disk(cache):
     embed(FakeImages(5), MEAN_COLOUR)
     (complete,) = cache.glob("embeddings/*/complete.json")
-    assert sorted(json.loads(complete.read_text())) == ["double", "mean"]
+    assert sorted(json.loads(complete.read_text(encoding="utf-8"))) == ["double", "mean"]
 
 
 def test_an_error_of_the_loader_is_passed_on():

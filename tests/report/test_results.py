@@ -64,7 +64,7 @@ def test_history_keeps_missing_values(folder):
 
 def test_readme_table_is_sorted_says_the_task_and_escapes_bars(folder, monkeypatch):
     published = pd.DataFrame({"method": ["VGG16"], "top2": [0.55], "source": ["report"]})
-    published.to_csv(results.results_dir() / "published.csv", index=False)
+    published.to_csv(results.results_dir() / "published.csv", index=False, encoding="utf-8")
     rows = [method("HOG", expected_top2=0.4506), method("best, CSLS", expected_top2=0.8147, task="gallery known")]
     network = method("Siamese ResNet18 from scratch, |a−b|", expected_top2=0.3264)
     folder("shortcuts", rows[0], method("16×20 tiny image"))

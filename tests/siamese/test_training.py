@@ -204,7 +204,11 @@ def test_fit_records_every_epoch_and_loads_the_best(undisturbed):
     best = history.loc[history.val_top2.idxmax()]
     assert (loss, accuracy) == pytest.approx((best.val_loss, best.val_pair_accuracy), abs=1e-6)
     assert {path.name for path in folder.iterdir()} == {"settings.json", "history.csv", "best.weights.h5"}
-    assert json.loads((folder / "settings.json").read_text()) == {"size": [32, 26], "seed": 0, "epochs": 3}
+    assert json.loads((folder / "settings.json").read_text(encoding="utf-8")) == {
+        "size": [32, 26],
+        "seed": 0,
+        "epochs": 3,
+    }
 
 
 def test_losses_are_means_over_the_steps_of_the_epoch(tmp_path):
@@ -293,9 +297,9 @@ test_training.run(sys.argv[1], batches=Deadly)
 """
     here = Path(__file__).resolve().parent
     arguments = [sys.executable, "-c", program, tmp_path, here, here.parent.parent]
-    killed = subprocess.run(arguments, env=os.environ | {"TLL_PROGRESS": "0"}, capture_output=True, text=True)
+    killed = subprocess.run(arguments, env=os.environ | {"TLL_PROGRESS": "0"}, capture_output=True, encoding="utf-8")
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert len(pd.read_csv(tmp_path / "history.csv")) == 1
+    assert len(pd.read_csv(tmp_path / "history.csv", encoding="utf-8")) == 1
     assert_same_run(undisturbed, *run(tmp_path))
 
 
@@ -336,7 +340,7 @@ for path in Path().glob("*.keras"):
     root = Path(__file__).resolve().parent.parent.parent
     environment = os.environ | {"PYTHONPATH": str(root)}
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, encoding="utf-8"
     )
     assert done.returncode == 0, done.stderr
     for head, logits in expected.items():
