@@ -1,13 +1,12 @@
 """What every room stands on: paths, seeds, Keras set up once and quietly, atomic writes, locks, prefetch."""
 
+import errno
 import hashlib
 import importlib.util
 import json
 import logging
 import os
 import sys
-import zipfile
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +25,7 @@ from tqdm import tqdm
 if TYPE_CHECKING:
     import keras as keras
 
-DAMAGED = (EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error)  # raised while a damaged .npz file is read
+DAMAGED = Exception  # readers of damaged files raise nearly any: OSError, TokenError, zlib.error, NotImplementedError …
 
 CHANGES_NUMBERS = (  # variables that shorten trainings or let TensorFlow compute in another precision
     "KERAS_MAX_EPOCHS", "KERAS_MAX_STEPS_PER_EPOCH", "ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE",
@@ -87,9 +86,15 @@ def build_dir() -> Path:
     return (root if (root / "pyproject.toml").is_file() else user_cache_path("tll-utils")) / "build"
 
 
+def named_path(variable: str) -> Path | None:
+    """Path that an environment variable names, if any: ~ is the home, and a relative one starts at the checkout."""
+    named = os.environ.get(variable)
+    return project_root() / Path(named).expanduser() if named else None
+
+
 def cache_dir() -> Path:
     """Folder for everything that can be computed again: `$TLL_CACHE`, else `cache` of `build_dir()`."""
-    path = Path(os.environ.get("TLL_CACHE") or build_dir() / "cache")
+    path = named_path("TLL_CACHE") or build_dir() / "cache"
     path.mkdir(parents=True, exist_ok=True)
     return path
 
@@ -125,13 +130,25 @@ def _sha256_of(path: Path, size: int, modified: int) -> str:
 
 
 @contextmanager
+def file_named(path: Path) -> Iterator[None]:
+    """Errors of writing, such as that of a full disk, name the file."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename:
+            raise
+        raise OSError(error.errno or errno.ENOSPC, error.strerror or str(error), str(path)) from error
+
+
+@contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """A path to write to instead: its file replaces `path` when the block ends, and vanishes after an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{uuid4().hex[:8]}.partial")  # runs may write at once
     try:
-        yield partial
-        os.replace(partial, path)
+        with file_named(path):
+            yield partial
+            os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -165,6 +182,20 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8", newline="\n")
 
 
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@contextmanager
+def damage_named(path: Path, remedy: str) -> Iterator[None]:
+    """Where reading `path` fails, raise a ValueError of one line that names it and the remedy."""
+    try:
+        yield
+    except DAMAGED as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{path} cannot be read ({reason}): {remedy}") from error
+
+
 def write_arrays(path: Path, arrays: Sequence[np.ndarray], facts: object = None) -> None:
     """Write arrays, and facts as JSON, to one .npz file, atomically."""
     with atomic_write(path) as partial, open(partial, "wb") as file:
@@ -172,7 +203,7 @@ def write_arrays(path: Path, arrays: Sequence[np.ndarray], facts: object = None)
 
 
 def read_arrays(path: Path) -> tuple[list[np.ndarray], Any]:
-    """The arrays and facts of `write_arrays`. Raises FileNotFoundError, or one of DAMAGED; no pickle is run."""
+    """The arrays and facts of `write_arrays`. Raises one of DAMAGED; no pickle is run."""
     with np.load(path, allow_pickle=False) as file:
         facts, *arrays = file.values()  # in the order they were written
     return arrays, json.loads(str(facts))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -278,6 +279,40 @@ def test_interrupted_run_ends_as_if_undisturbed(undisturbed, tmp_path, monkeypat
         interrupt(patch, owner, method, number)
         run(tmp_path)
     assert_same_run(undisturbed, *run(tmp_path))
+
+
+def cut(file, n):
+    file.write_bytes(file.read_bytes()[:n])
+
+
+@pytest.mark.parametrize(
+    ("is_finished", "name", "damage"),
+    [
+        (True, "history.csv", lambda file: cut(file, -9)),  # in the last row
+        (True, "history.csv", lambda file: file.write_bytes(b"\x00\xff" * 50)),
+        (True, "history.csv", lambda file: file.write_bytes(b"".join(file.read_bytes().splitlines(True)[::2]))),
+        (True, "best.weights.h5", lambda file: cut(file, 3000)),
+        (True, "best.weights.h5", lambda file: cut(file, 0)),
+        (True, "best.weights.h5", Path.unlink),
+        (False, "backup/latest.weights.h5", lambda file: cut(file, -3000)),
+    ],
+)
+def test_a_training_with_a_damaged_file_is_made_again(undisturbed, tmp_path, monkeypatch, is_finished, name, damage):
+    if is_finished:
+        shutil.copytree(undisturbed[0], tmp_path, dirs_exist_ok=True)
+    else:
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            interrupt(patch, Backup, "on_epoch_end", 3)
+            run(tmp_path)
+    damage(tmp_path / name)
+    assert_same_run(undisturbed, *run(tmp_path))
+
+
+def test_damaged_settings_are_named_with_the_remedy(undisturbed, tmp_path):
+    shutil.copytree(undisturbed[0], tmp_path, dirs_exist_ok=True)
+    cut(tmp_path / "settings.json", 10)
+    with pytest.raises(ValueError, match=r"settings\.json cannot be read \(Expecting.*\): delete its folder, and"):
+        run(tmp_path)
 
 
 def test_killed_process_ends_with_the_same_weights(undisturbed, tmp_path):

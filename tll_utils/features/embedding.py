@@ -19,7 +19,17 @@ from uuid import uuid4
 import numpy as np
 
 from tll_utils.data.images import Images
-from tll_utils.runtime import DAMAGED, cache_dir, locked, prefetch, progress, sha256_of, write_text
+from tll_utils.runtime import (
+    DAMAGED,
+    cache_dir,
+    file_named,
+    locked,
+    prefetch,
+    progress,
+    read_json,
+    sha256_of,
+    write_text,
+)
 
 BATCH_SIZE = 32
 ROWS_DONE = "rows_done.txt"
@@ -64,11 +74,11 @@ def _cache_folder(images: Images, extractor: Extractor) -> Path:
 def _finished(folder: Path) -> dict[str, np.ndarray]:
     """The cached arrays, if they are those that were written; otherwise none."""
     try:
-        checksums = json.loads((folder / "complete.json").read_text(encoding="utf-8")).items()
+        checksums = read_json(folder / "complete.json").items()
         if all(sha256_of(folder / f"{output}.npy") == checksum for output, checksum in checksums):
             return {output: np.load(folder / f"{output}.npy", mmap_mode="r") for output, _ in checksums}
-    except (AttributeError, OSError, ValueError):
-        pass  # not there, or its checksums are no JSON object
+    except DAMAGED:
+        pass
     return {}
 
 
@@ -108,7 +118,7 @@ def _rows_done(unfinished: Path, total: int) -> int:
         n_rows, *outputs = (unfinished / ROWS_DONE).read_text(encoding="utf-8").split()
         lengths = {len(np.load(unfinished / f"{output}.npy", mmap_mode="r")) for output in outputs}
         return int(n_rows) if lengths == {total} and int(n_rows) in range(total + 1) else 0
-    except (OSError, *DAMAGED):
+    except DAMAGED:
         return 0
 
 
@@ -120,7 +130,7 @@ def _write_rows(path: Path, rows: np.ndarray, *, start: int, total: int) -> None
     rows = np.ascontiguousarray(rows, np.float32)
     if start == 0:
         np.lib.format.open_memmap(path, "w+", np.float32, (total, *rows.shape[1:]))  # a file of zeros
-    with open(path, "r+b") as file:
+    with file_named(path), open(path, "r+b") as file:
         file.seek((start - total) * rows[0].nbytes, os.SEEK_END)
         file.write(rows.data)
         file.flush()
