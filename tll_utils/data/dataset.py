@@ -50,8 +50,9 @@ class Dataset:
 def load_dataset(path: str | Path | None = None) -> Dataset:
     """The data set of a folder or zip, every table and every image checked; one line says which it is.
 
-    Without `path`: `$TLL_DATA` (a relative one starts at the checkout), else `data/tll` or `data/tll.zip`, else `data/sample`. On TLL
-    the first load takes about 5 seconds, a later one less than one. Raises DatasetError, one report of all problems.
+    Without `path`: `$TLL_DATA` (a relative one starts at the checkout), else `data/tll` or `data/tll.zip`, else
+    `data/sample`. On TLL the first load takes about 5 seconds, a later one less than one. Raises DatasetError, one
+    report of all problems.
     """
     path, name, shown = _choose_source(path)
     try:
@@ -91,9 +92,11 @@ def _find_root(path: Path) -> File:
     """The folder that holds train.csv: `path` itself, the top of a zip, or a folder inside."""
     if not path.exists():
         what = "a link that leads nowhere" if path.is_symlink() else "no such folder or zip"
-        raise DatasetError(f"{path}: {what} — correct the path or TLL_DATA, or remove it")
+        raise DatasetError(f"{path}: {what} — correct the path, remove the link, or unset TLL_DATA")
     try:
         top = path if path.is_dir() else zipfile.Path(path)
+        if isinstance(top, zipfile.Path) and (problem := _problem_of_zip(top.root.infolist())):
+            raise DatasetError(f"{path}: {problem} — unpack it, and give the folder")
     except zipfile.BadZipFile as error:
         raise DatasetError(f"{path}: neither a folder nor a whole zip ({error}) — download it again") from error
     for folder in [top, *top.iterdir()]:
@@ -101,3 +104,13 @@ def _find_root(path: Path) -> File:
             if (folder / "train.csv").exists():
                 return folder
     raise DatasetError(f"{path}: holds no train.csv — give the folder or zip that holds train.csv")
+
+
+def _problem_of_zip(members: list[zipfile.ZipInfo]) -> str:
+    """What keeps Python from reading a zip that other tools unpack, if anything does."""
+    if any(member.flag_bits & 1 for member in members):
+        return "it is encrypted"
+    if any("\\" in member.filename for member in members):
+        return "its names have backslashes for slashes, as some Windows tools write them"
+    known = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+    return "" if all(member.compress_type in known for member in members) else "its compression is not known here"
