@@ -74,7 +74,7 @@ def submit(arguments: Arguments) -> None:
     out = arguments.out or runtime.build_dir() / "submission.csv"
     write_submission(dataset, scores, out)
     print(f"{out}: {len(scores)} rows by {arguments.model or arguments.method}, {time.perf_counter() - started:.0f} s")
-    if dataset.test.truth is not None:
+    if dataset.test.truth is not None and len(scores):
         print(f"top-2 accuracy on the known truth: {topk_accuracy(scores, dataset.test.truth):.3f}")
 
 

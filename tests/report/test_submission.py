@@ -1,5 +1,6 @@
 """A submission has the challenge's rows, order and finite numbers, or it is not written."""
 
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,7 +9,9 @@ import pytest
 
 from tll_utils.data.dataset import load_dataset
 from tll_utils.methods.base import Calibrated, Method
+from tll_utils.methods.registry import get_method
 from tll_utils.report import submission
+from tll_utils.report.submission import candidate_scores, write_submission
 from tll_utils.runtime import project_root
 
 
@@ -124,3 +127,12 @@ def test_wrong_shape_is_refused(tmp_path):
     with pytest.raises(ValueError, match="do not fit"):
         submission.write_submission(fake_dataset(), np.zeros((3, 19)), tmp_path / "submission.csv")
     assert not list(tmp_path.iterdir())
+
+
+def test_without_test_images_the_submission_is_its_header(tiny, tmp_path):
+    candidates = tiny / "test_candidates.csv"
+    candidates.write_text(candidates.read_text(encoding="utf-8").splitlines()[0], encoding="utf-8")
+    shutil.rmtree(tiny / "test")
+    dataset = load_dataset(tiny)
+    write_submission(dataset, candidate_scores(dataset, get_method("tuned_lite0")), tmp_path / "s.csv")
+    assert (tmp_path / "s.csv").read_text(encoding="utf-8") == candidates.read_text(encoding="utf-8") + "\n"

@@ -63,6 +63,9 @@ def groups_of_hashes(bits: np.ndarray, n: int, *, block: int = 64) -> np.ndarray
 
 def grouped_folds(groups: np.ndarray, n_splits: int = N_SPLITS, seed: int = 0) -> list[Rows]:
     """Folds that test every row once and divide no group (int (n,)). Raises ValueError on fewer groups than folds."""
+    if (n := len(np.unique(groups))) < n_splits:
+        what = f"the training pairs have {n} groups of near-duplicate images, too few for {n_splits} folds"
+        raise ValueError(f"{what}: add pairs of other images")
     return list(GroupKFold(n_splits, shuffle=True, random_state=seed).split(groups, groups=groups))
 
 
