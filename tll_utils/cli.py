@@ -302,5 +302,5 @@ def main(options: list[str] | None = None) -> None:
     try:
         arguments.run(arguments)
     except FAILURES as error:
-        remedy = REMEDIES.get(getattr(error, "errno", None))
+        remedy = REMEDIES.get(getattr(error, "errno", None) or 0)
         sys.exit(f"tll: {error}" + (f" — {remedy}" if remedy else ""))

@@ -17,7 +17,8 @@ def candidate_scores(dataset: Dataset, method: Method) -> np.ndarray:
     Every image is encoded once: the whole matrix S is scored and the candidates are read out of it. Those of a
     Calibrated method are decoded one-to-one, all queries together, by belief propagation, and are log-odds.
     """
-    if len(test := dataset.test) == 0:
+    test = dataset.test
+    if len(test.candidates) == 0:
         return np.empty(test.candidates.shape)
     S = method.scores(test.left, test.right)
     scores = np.take_along_axis(np.asarray(S, float), test.candidates, axis=1)
