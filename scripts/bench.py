@@ -29,7 +29,7 @@ from tll_utils.features.faces import find_faces
 from tll_utils.features.inference import compile_forward, precision_name
 from tll_utils.runtime import keras, project_root, write_text
 from tll_utils.siamese import training
-from tll_utils.siamese.batches import CachedImages, InBatchNegatives, PairBatches, cached
+from tll_utils.siamese.batches import CachedImages, InBatchNegatives, cached
 from tll_utils.siamese.losses import masked_binary_cross_entropy
 
 REPEATS = 5
@@ -146,10 +146,12 @@ def _training() -> list[Row]:
     once.compile("adam", masked_binary_cross_entropy)
     paired.compile("adam", keras.losses.BinaryCrossentropy(from_logits=True))
     table = pair_table(pairs.left.ids, pairs.right.ids)
-    batches, table_batches = InBatchNegatives(pairs, batch_size=BATCH), PairBatches(table, pairs.left, pairs.right)
+    lefts, rights = (pd.Index(side.ids).get_indexer(table[name]) for name, side in vars(pairs).items())
+    rows = [np.stack([pairs.left[i] for i in lefts]), np.stack([pairs.right[i] for i in rights])]
+    labels, batches = table["label"].to_numpy(np.float32), InBatchNegatives(pairs, batch_size=BATCH)
     ours, reference = (f"an epoch of {len(pairs)} pairs, {way}" for way in ("each image encoded once", "pair by pair"))
     tasks = {
-        reference: partial(paired.fit, table_batches, shuffle=False, verbose=QUIET),
+        reference: partial(paired.fit, rows, labels, batch_size=BATCH, verbose=QUIET),
         ours: partial(once.fit, batches, shuffle=False, verbose=QUIET),
     }
     n_images = {f"images of {reference}": 2 * len(table), f"images of {ours}": 2 * len(pairs)}

@@ -3,13 +3,12 @@
 import numpy as np
 import pytest
 
-from tll_utils.data.pairs import Pairs, pair_table
+from tll_utils.data.pairs import Pairs
 from tll_utils.runtime import keras
 from tll_utils.siamese.batches import (
     CachedImages,
     FeatureBatches,
     InBatchNegatives,
-    PairBatches,
     cached,
     sampled_labels,
 )
@@ -128,58 +127,6 @@ def test_augmentation_flips_both_images_of_a_pair_but_not_their_crops():
     assert not any(np.array_equal(a, b) for a, b in zip(left, right, strict=True))
     (plain, _), _ = InBatchNegatives(pairs, batch_size=40)[0]
     assert np.array_equal(plain, half)
-
-
-# --- pair table -----------------------------------------------------------------
-
-
-def table_of(pairs, n_foils=4):
-    return pair_table(pairs.left.ids, pairs.right.ids, n_foils=n_foils)
-
-
-def named(pairs, batch):
-    """(left id, right id, label) of a batch, read off the pixels."""
-    (left, right), label = batch
-    sides = zip(rows_of(pairs.left, left), rows_of(pairs.right, right), label.tolist(), strict=True)
-    return [(pairs.left.ids[i], pairs.right.ids[j], value) for i, j, value in sides]
-
-
-def test_batches_hold_the_images_of_the_table():
-    """8 lefts × 5 rows = 40 pairs in batches of 16: 16, 16 and 8, in the order of the table."""
-    pairs = noise_pairs(8)
-    batches = PairBatches(table_of(pairs), pairs.left, pairs.right, batch_size=16, shuffle=False)
-    shown = [batches[step] for step in range(len(batches))]
-    assert [len(label) for _, label in shown] == [16, 16, 8]
-    (left, right), label = shown[0]
-    assert left.shape == right.shape == (16, *SIZE, 3)
-    assert (left.dtype, right.dtype, label.dtype) == (np.uint8, np.uint8, np.float32)
-    expected = list(table_of(pairs).itertuples(index=False, name=None))
-    assert [row for batch in shown for row in named(pairs, batch)] == expected
-
-
-def test_an_image_is_decoded_once_a_batch():
-    """The first 10 rows of the table hold 2 lefts, five times each."""
-    pairs = noise_pairs(8)
-    PairBatches(table_of(pairs), pairs.left, pairs.right, batch_size=10, shuffle=False)[0]
-    assert sorted(pairs.left.read) == [0, 1]
-
-
-def test_every_epoch_has_all_pairs_in_an_order_of_seed_and_epoch():
-    pairs = noise_pairs(8)
-
-    def epoch(number, seed=0):
-        batches = PairBatches(table_of(pairs), pairs.left, pairs.right, batch_size=16, seed=seed)
-        batches.epoch = number
-        return [row for step in range(3) for row in named(pairs, batches[step])]
-
-    assert epoch(0) == epoch(0) != epoch(1) != epoch(1, seed=1)
-    assert sorted(epoch(0)) == sorted(epoch(1)) == sorted(table_of(pairs).itertuples(index=False, name=None))
-
-
-def test_unknown_images_are_named():
-    table = table_of(noise_pairs(8))
-    with pytest.raises(ValueError, match="pair table row 35: '1-7' is none of the 7 left images"):
-        PairBatches(table, noise_pairs(7).left, noise_pairs(8).right)
 
 
 # --- features -------------------------------------------------------------------
