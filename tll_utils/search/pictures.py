@@ -76,6 +76,8 @@ def collect(source: Path) -> Collection:
 
 def _find(source: Path) -> tuple[list[Picture], list[tuple[str, str]]]:
     """The pictures of the source, sorted, and the folders that cannot be opened with the reason."""
+    if not source.exists():
+        raise NoPicturesError(f"{source}: there is no such folder or file")
     if source.is_file() and source.suffix.lower() != ".zip":
         return [Picture(_text(source.name), source)], []
     try:
@@ -84,13 +86,16 @@ def _find(source: Path) -> tuple[list[Picture], list[tuple[str, str]]]:
         found = sorted(pictures, key=lambda picture: picture.id)
     except zipfile.BadZipFile as error:
         raise NoPicturesError(f"{source} is a damaged zip ({error}): copy or download it again") from error
-    problems = [(_text(os.path.relpath(error.filename, source)), f"{error.strerror} — change it") for error in errors]
+    problems = [
+        (_text(os.path.relpath(error.filename, source)), "may not be opened — change its permissions")
+        for error in errors
+    ]
     return found, problems
 
 
 def _files(source: Path, errors: list[OSError]) -> Iterator[Picture]:
     for parent, folders, names in os.walk(source, onerror=errors.append):
-        if PAGE_MARK in names or Path(parent) == cache_dir():
+        if PAGE_MARK in names or Path(parent).resolve() == cache_dir().resolve():
             folders.clear()
             continue
         folders[:] = [folder for folder in folders if not folder.startswith(".")]
