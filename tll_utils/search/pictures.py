@@ -158,6 +158,7 @@ def _write_copy(picture: Picture, copy: Path) -> None:
         with _ONE_LARGE if n_pixels > LARGE else nullcontext():
             is_upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1  # decodes a PNG, where it may come last
             normalised = _normalised(image)
+            image.close()  # its pixels go before those of the next large one come
         with atomic_write(copy) as partial_copy:
             if image.format == "JPEG" and size == (WIDTH, HEIGHT) and is_upright:
                 stream.seek(0)
@@ -180,7 +181,8 @@ def _normalised(image: Image.Image) -> Image.Image:
     """RGB of 200×245, upright; a large picture is reduced before it is composed and resampled."""
     ImageOps.exif_transpose(image, in_place=True)
     image = _eight_bit(image) if image.mode.startswith(("I", "F")) else image
-    image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    mode = "RGBA" if image.has_transparency_data else "RGB"
+    image = image if image.mode == mode else image.convert(mode)  # of equal modes it would be a copy
     image = image.reduce(max(1, min(image.size) // (2 * HEIGHT)))
     return to_rgb(ImageOps.fit(image, (WIDTH, HEIGHT), Image.Resampling.LANCZOS))
 
