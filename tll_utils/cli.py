@@ -81,7 +81,9 @@ def look_alikes(arguments: Arguments) -> None:
     keep = arguments.keep_near_duplicates
     table = look_alikes(method, queries.images, gallery.images, top=arguments.top, keep_near_duplicates=keep)
     unreadable = pd.concat([gallery.unreadable, queries.unreadable]).drop_duplicates()
-    texts = {"title": f"Look-alikes in {arguments.folder.name}", "model_text": str(arguments.model)}
+    copies = "each shown" if keep else "left out, or named beside the one that is shown"
+    texts = {"title": f"Look-alikes in {arguments.folder.name}"}
+    texts["model_text"] = f"Compared by {arguments.model}. Near-duplicates are {copies}."
     page = write_page(table, queries.images, gallery.images, unreadable, arguments.out, **texts)
     for file, problem in unreadable.itertuples(index=False):
         print(f"left out: {file}: {problem}", file=sys.stderr)
