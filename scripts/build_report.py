@@ -14,7 +14,7 @@ from nbclient.exceptions import CellExecutionError
 from nbconvert import HTMLExporter
 
 from scripts.figures import redraw_figures
-from tll_utils.runtime import progress, project_root, write_text
+from tll_utils.runtime import locked, progress, project_root, write_text
 
 CELL_TIMEOUT = None  # training cells on the real data take hours; no cell may run into a limit
 STARTUP_TIMEOUT = 300  # seconds for a kernel to answer, which a busy machine with two cores may need
@@ -51,7 +51,7 @@ def run_notebook(path: Path) -> nbformat.NotebookNode:
     try:
         # A bar inside a notebook would be an output; this runner shows its own.
         with (
-            client.setup_kernel(env={**os.environ, "TLL_PROGRESS": "0"}),
+            client.setup_kernel(env=kernel_environment()),
             progress(iterable=notebook.cells, desc=path.stem, unit="cell") as cells,
         ):
             for number, cell in enumerate(cells, 1):
@@ -62,6 +62,11 @@ def run_notebook(path: Path) -> nbformat.NotebookNode:
         reason = "kernel died, perhaps for want of memory" if number else "kernel did not start"
         raise NotebookError(f"cell {number or 1} {name}: the {reason} ({error})") from error
     return notebook
+
+
+def kernel_environment() -> dict[str, str]:
+    """Without the user's start-up files of IPython and backend of Matplotlib, which would change the outputs."""
+    return os.environ | {"TLL_PROGRESS": "0", "IPYTHONDIR": str(project_root() / "build" / "ipython"), "MPLBACKEND": ""}
 
 
 def bind(notebooks: list[nbformat.NotebookNode]) -> str:
@@ -81,7 +86,7 @@ def write_report(build: Path) -> None:
     notebooks = []
     for path in notebook_paths():
         notebooks.append(run_notebook(path))
-        nbformat.write(notebooks[-1], build / path.name)
+        write_text(build / path.name, nbformat.writes(notebooks[-1]) + "\n")
     write_text(build / "report.html", bind(notebooks))
 
 
@@ -90,7 +95,7 @@ def refresh_notebooks() -> None:
     for path in notebook_paths():
         notebook = run_notebook(path)
         notebook.metadata = nbformat.from_dict(METADATA)
-        nbformat.write(notebook, path)
+        write_text(path, nbformat.writes(notebook) + "\n")
 
 
 def main() -> None:
@@ -99,11 +104,13 @@ def main() -> None:
     parser.add_argument("--in-place", action="store_true", help="refresh the committed outputs instead")
     arguments = parser.parse_args()
     started = time.time()
+    build = project_root() / "build"
     try:
-        if arguments.in_place:
-            refresh_notebooks()
-        else:
-            write_report(project_root() / "build")
+        with locked(build / "report.html"):
+            if arguments.in_place:
+                refresh_notebooks()
+            else:
+                write_report(build)
     except NotebookError as error:
         sys.exit(str(error))
     print(f"done in {time.time() - started:.0f} s")
