@@ -116,33 +116,22 @@ def fit(arguments: Arguments) -> None:
 
 def evaluate(arguments: Arguments) -> None:
     """Measure a saved model on candidate lists or pairs of your own, or on the data set's test images."""
-    import pandas as pd
-
     from tll_utils.data.dataset import load_dataset
-    from tll_utils.evaluation.metrics import mean, solved_on_candidates
-    from tll_utils.evaluation.statistics import bootstrap_interval
     from tll_utils.report.submission import candidate_scores
-    from tll_utils.search.own_data import read_lists, read_pairs, solved, solved_pairs
+    from tll_utils.search import own_data
 
     method, k = _fitted(arguments.model), arguments.top
     if arguments.lists is None:
         test = (dataset := load_dataset()).test
         if test.truth is None:
             sys.exit("the truth of this data set is not published: give a table of candidate lists and its pictures")
-        left, chances = test.left, solved_on_candidates(candidate_scores(dataset, method), test.truth, k=k)
-        lengths = [test.candidates.shape[1]] * len(test)
+        table = own_data.solved_table(test.left.ids, candidate_scores(dataset, method), test.truth, k=k)
     elif arguments.pairs:
-        pairs = read_pairs(arguments.lists, arguments.pictures)
-        left, chances = pairs.left, solved_pairs(method, pairs, k=k)
-        lengths = [min(20, len(set(pairs.right.rows)))] * len(pairs)
+        table = own_data.solved_pairs(method, own_data.read_pairs(arguments.lists, arguments.pictures), k=k)
     else:
-        lists = read_lists(arguments.lists, arguments.pictures)
-        left, chances, lengths = lists.left, solved(method, lists, k=k), [len(row) for row in lists.candidates]
-    chance = mean([min(1, k / length) for length in lengths])
-    low, high = bootstrap_interval(chances) if len(chances) > 1 else (0.0, 1.0)
-    print(f"top-{k} {mean(chances):.3f}, 95 % interval {low:.3f} to {high:.3f}, chance {chance:.3f}, {len(left)} lefts")
+        table = own_data.solved(method, own_data.read_lists(arguments.lists, arguments.pictures), k=k)
+    print(own_data.summary(table, k=k))
     if arguments.out:
-        table = pd.DataFrame({"left": left.ids, "candidates": lengths, f"top{k}": chances})
         runtime.write_text(arguments.out, table.to_csv(index=False, lineterminator="\n"))
 
 
@@ -304,5 +293,5 @@ def main(options: list[str] | None = None) -> None:
     try:
         arguments.run(arguments)
     except FAILURES as error:
-        remedy = REMEDIES.get(getattr(error, "errno", None))
+        remedy = REMEDIES.get(getattr(error, "errno", None) or 0)
         sys.exit(f"tll: {error}" + (f" — {remedy}" if remedy else ""))

@@ -6,7 +6,6 @@ import pytest
 from tll_utils.data.pairs import Pairs
 from tll_utils.runtime import keras
 from tll_utils.siamese.batches import (
-    CachedImages,
     FeatureBatches,
     InBatchNegatives,
     cached,
@@ -43,19 +42,17 @@ def rows_of(pictures, images):
 # --- images ---------------------------------------------------------------------
 
 
-def test_cached_images_are_resized_once():
-    pictures = Pictures(3, 0)
-    images = CachedImages(pictures, (16, 13))
-    assert images[1].shape == (16, 13, 3) and images[1] is images[1] and pictures.read == [1]
-    assert len(images) == 3 and images.ids == pictures.ids
-    both = cached(noise_pairs(2), (16, 13))
-    assert len(both) == 2 and both.left[0].shape == both.right[1].shape == (16, 13, 3)
+def test_cached_images_are_decoded_once_and_resized():
+    pairs = noise_pairs(3)
+    both = cached(pairs, (16, 13))
+    assert sorted(pairs.left.read) == [0, 1, 2] and len(both) == 3
+    assert both.left.shape == both.right.shape == (3, 16, 13, 3) and both.left.dtype == np.uint8
 
 
 def test_images_are_resized_by_the_mean_of_their_pixels():
     pictures = Pictures(1, 0)
     halves = pictures.images[0].reshape(16, 2, 13, 2, 3).mean((1, 3))
-    np.testing.assert_allclose(CachedImages(pictures, (16, 13))[0], halves, atol=0.51)
+    np.testing.assert_allclose(cached(Pairs(pictures, pictures), (16, 13)).left[0], halves, atol=0.51)
 
 
 # --- in-batch negatives ---------------------------------------------------------

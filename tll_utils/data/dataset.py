@@ -50,8 +50,8 @@ class Dataset:
 def load_dataset(path: str | Path | None = None) -> Dataset:
     """The data set of a folder or zip, every table and every image checked; one line says which it is.
 
-    Without `path`: `$TLL_DATA` (a relative one starts at the checkout), else `data/tll` or `data/tll.zip`, else `data/sample`. On TLL
-    the first load takes about 5 seconds, a later one less than one. Raises DatasetError, one report of all problems.
+    Without `path`: `$TLL_DATA` (a relative one starts at the checkout), else `data/tll` or `data/tll.zip`, else the
+    sample. On TLL the first load takes 5 seconds, a later one less than one. Raises DatasetError with all problems.
     """
     path, name, shown = _choose_source(path)
     try:
@@ -91,7 +91,7 @@ def _find_root(path: Path) -> File:
     """The folder that holds train.csv: `path` itself, the top of a zip, or a folder inside."""
     if not path.exists():
         what = "a link that leads nowhere" if path.is_symlink() else "no such folder or zip"
-        raise DatasetError(f"{path}: {what} — correct the path or TLL_DATA, or remove it")
+        raise DatasetError(f"{path}: {what} — correct or remove it, or unset TLL_DATA")
     try:
         top = path if path.is_dir() else zipfile.Path(path)
     except zipfile.BadZipFile as error:
