@@ -1,5 +1,7 @@
 """The command line: every command runs as its help says, and bad input is one line."""
 
+import errno
+import os
 import re
 import shutil
 import subprocess
@@ -219,3 +221,14 @@ def test_outside_a_checkout_its_commands_say_so(command, place, monkeypatch):
 
 def sample_data():
     return project_root() / "data" / "sample"
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_a_place_that_cannot_be_written_is_named_with_the_remedy(code, monkeypatch):
+    def refused(_):
+        raise OSError(code, os.strerror(code), "build/cache")
+
+    refused.__name__ = "submit"
+    monkeypatch.setattr(cli, "submit", refused)
+    with pytest.raises(SystemExit, match=r"tll: \[Errno \d+\] .*: 'build/cache' — .*TLL_CACHE"):
+        cli.main(["submit"])

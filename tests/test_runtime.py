@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from threading import Timer
 from types import SimpleNamespace
 
@@ -23,6 +24,18 @@ def test_cache_folder_is_made_where_the_variable_says(tmp_path, monkeypatch):
     assert runtime.cache_dir() == tmp_path / "new" / "cache" and runtime.cache_dir().is_dir()
     monkeypatch.setenv("TLL_CACHE", "")
     assert runtime.cache_dir() == runtime.project_root() / "build" / "cache"
+
+
+def test_variables_of_places_know_the_home_and_start_at_the_checkout(tmp_path, monkeypatch):
+    """Wherever the process was started, as a notebook's is in notebooks/."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for named, expected in [("~/c", tmp_path / "home" / "c"), ("build/c", runtime.project_root() / "build" / "c")]:
+        monkeypatch.setenv("TLL_PRESETS", named)
+        assert runtime.named_path("TLL_PRESETS") == expected
+    monkeypatch.setenv("TLL_CACHE", "~/cache")
+    assert runtime.cache_dir() == tmp_path / "home" / "cache"
+    assert runtime.named_path("TLL_NOTHING") is None
 
 
 # --- files ----------------------------------------------------------------------
@@ -93,6 +106,17 @@ def test_a_place_without_locks_is_used_without_one(tmp_path, monkeypatch, error)
     monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
     with runtime.locked(tmp_path / "file") as is_alone:
         assert not is_alone
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_disk_names_the_file(tmp_path):
+    with (
+        pytest.raises(OSError, match=r"No space left on device: '.*file\.txt'"),
+        runtime.atomic_write(tmp_path / "file.txt"),
+        open("/dev/full", "wb", buffering=0) as full,
+    ):
+        full.write(b"x")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_text_is_utf8_with_unix_line_ends(tmp_path):

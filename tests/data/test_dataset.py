@@ -1,6 +1,7 @@
 """The data set as it is found, loaded and handed out."""
 
 import csv
+import errno
 import os
 import shutil
 import zipfile
@@ -272,3 +273,135 @@ def test_a_damaged_memory_of_the_check_is_made_again(tiny, text):
         memory.write_text(text, encoding="utf-8")
     assert load_dataset(tiny).fingerprint == expected
     assert all(memory.stat().st_size > 100 for memory in memories)
+
+
+# --- places ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def checkout_with_tiny(tiny, tmp_path, monkeypatch):
+    """A checkout whose data/sample is the tiny data set, and no variable."""
+    monkeypatch.setattr(runtime, "project_root", lambda: tmp_path / "checkout")
+    monkeypatch.delenv("TLL_DATA", raising=False)
+    shutil.copytree(tiny, tmp_path / "checkout" / "data" / "sample")
+    return tmp_path / "checkout"
+
+
+def test_a_link_that_leads_nowhere_is_not_taken_for_the_sample(checkout_with_tiny):
+    (checkout_with_tiny / "data" / "tll").symlink_to("/media/nobody/tll")
+    with pytest.raises(DatasetError, match=r"data/tll: a link that leads nowhere — correct the path"):
+        load_dataset()
+
+
+def test_a_zip_beside_the_sample_is_the_data_set(checkout_with_tiny, capsys):
+    shutil.make_archive(str(checkout_with_tiny / "data" / "tll"), "zip", checkout_with_tiny / "data" / "sample")
+    assert load_dataset().name == "TLL" and "(data/tll.zip)" in capsys.readouterr().out
+
+
+def test_an_image_that_is_a_link_to_nowhere_is_named(tiny):
+    (tiny / "train" / "left" / "l2.jpg").unlink()
+    (tiny / "train" / "left" / "l2.jpg").symlink_to("/nowhere/l2.jpg")
+    with pytest.raises(DatasetError, match=r"train/left/l2\.jpg .*No such file.* — copy or download it again"):
+        load_dataset(tiny)
+
+
+def refuse(monkeypatch, folder):
+    """Nothing in the folder may be read; root may read everything, so permissions would not do."""
+    for name in ("exists", "iterdir", "is_dir", "stat"):
+        method = getattr(type(folder), name)
+
+        def refused(self, *arguments, method=method, **options):
+            if self.name == folder.name or self.parent.name == folder.name:
+                raise PermissionError(errno.EACCES, "Permission denied", str(self))
+            return method(self, *arguments, **options)
+
+        monkeypatch.setattr(type(folder), name, refused)
+
+
+def test_a_neighbour_that_may_not_be_read_is_passed_over(tiny, monkeypatch):
+    (tiny.parent / "around" / "a lost+found").mkdir(parents=True)
+    tiny.rename(tiny.parent / "around" / "tiny")
+    refuse(monkeypatch, tiny.parent / "around" / "a lost+found")
+    assert len(load_dataset(tiny.parent / "around").train) == 6
+
+
+@pytest.mark.parametrize("name", ["", "train/left"])
+def test_a_folder_that_may_not_be_read_is_named(tiny, monkeypatch, name):
+    refuse(monkeypatch, tiny / name)
+    with pytest.raises(DatasetError, match=r"cannot be opened \(Permission denied\) — change its permissions"):
+        load_dataset(tiny)
+
+
+def test_a_data_set_is_read_where_nothing_can_be_written(tiny, monkeypatch):
+    def refused(*_):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(runtime, "write_text", refused)
+    assert len(load_dataset(tiny).train) == 6
+
+
+# --- tables and archives that nearly fit ----------------------------------------
+
+
+def changed(tiny, change, table="train.csv"):
+    path = tiny / table
+    path.write_text("\n".join(map(change, path.read_text(encoding="utf-8").splitlines())) + "\n", encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda line: line.replace("left,right", " left , right "),
+        lambda line: line + ",",
+        lambda line: line + ",,,",
+        lambda line: line if line == "left,right" else line + ",",
+        lambda line: line + ("\n,\n,," if line.startswith("l5") else ""),
+    ],
+)
+def test_what_spreadsheets_add_to_a_table_is_no_problem(tiny, change):
+    expected = load_dataset(tiny).fingerprint
+    changed(tiny, change)
+    assert load_dataset(tiny).fingerprint == expected
+
+
+def test_columns_that_are_not_used_are_named(tiny, capsys):
+    changed(tiny, lambda line: line + (",who,why" if line == "left,right" else ",me,"))
+    assert len(load_dataset(tiny).train) == 6
+    assert "train.csv: not used: the columns who, why\n" in capsys.readouterr().out
+
+
+def test_ids_with_a_suffix_are_named_with_the_remedy(tiny):
+    changed(tiny, lambda line: line.replace("l1,", "l1.jpg,"))
+    with pytest.raises(DatasetError) as caught:
+        load_dataset(tiny)
+    assert "1 problem:" in str(caught.value)
+    assert "id 'l1.jpg', but the file is train/left/l1.jpg — write ids without the suffix" in str(caught.value)
+
+
+def test_lost_leading_zeros_are_named_with_the_remedy(tiny):
+    (tiny / "train" / "left" / "l1.jpg").rename(tiny / "train" / "left" / "0071.jpg")
+    changed(tiny, lambda line: line.replace("l1,", "71,"))
+    with pytest.raises(DatasetError) as caught:
+        load_dataset(tiny)
+    assert "1 problem:" in str(caught.value)
+    assert "id '71', but the file is train/left/0071.jpg — write the id with its leading zeros" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [("encrypted", "it is encrypted"), ("backslashes", "backslashes for slashes"), ("deflate64", "its compression")],
+)
+def test_a_zip_that_python_cannot_read_is_named_with_the_remedy(tiny, monkeypatch, what, message):
+    path = Path(shutil.make_archive(str(tiny), "zip", tiny))
+    infolist = zipfile.ZipFile.infolist
+
+    def members(archive):
+        for member in (found := infolist(archive)):
+            member.flag_bits |= what == "encrypted"
+            member.filename = member.filename.replace("/", "\\") if what == "backslashes" else member.filename
+            member.compress_type = 9 if what == "deflate64" else member.compress_type
+        return found
+
+    monkeypatch.setattr(zipfile.ZipFile, "infolist", members)
+    with pytest.raises(DatasetError, match=rf"tiny\.zip: .*{message}.* — unpack it, and give the folder"):
+        load_dataset(path)

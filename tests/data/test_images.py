@@ -1,10 +1,11 @@
 import struct
 import zlib
+from io import BytesIO
 
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from conftest import encoded, picture
 from tll_utils.data import images
@@ -293,3 +294,44 @@ def test_the_key_tells_views_rows_and_folders_apart(folder):
     assert len({view.key for view in [*views, Images("vwxyz", folder.files)]}) == 6
     assert folder.take([4, 0]).take([1]).key == folder.take([0]).key
     assert folder.mirrored().mirrored().key == folder.key == Images("abcde", folder.files).key
+
+
+# --- metadata -------------------------------------------------------------------
+
+
+def with_segment(data: bytes, segment: bytes, marker: bytes = b"\xff\xe1") -> bytes:
+    """A JPEG with one more segment behind its start."""
+    return data[:2] + marker + (len(segment) + 2).to_bytes(2, "big") + segment + data[2:]
+
+
+TAG = b"\x01\x12\x00\x02\x00\x00\x00\x02"  # orientation, of a type and a count that it never has
+SEGMENTS = {
+    "EXIF without content": (b"Exif\0\0", b"\xff\xe1"),
+    "EXIF of garbage": (b"Exif\0\0" + bytes(range(200)), b"\xff\xe1"),
+    "EXIF cut off": (b"Exif\0\0MM\x00*\x00\x00\x00\x08\x00\x09" + TAG, b"\xff\xe1"),
+    "orientation as text": (b"Exif\0\0MM\x00*\x00\x00\x00\x08\x00\x01" + TAG + b"ab\0\0" + b"\0" * 4, b"\xff\xe1"),
+    "EXIF that points outside": (b"Exif\0\0II*\x00\xff\xff\xff\x7f", b"\xff\xe1"),
+    "XMP of garbage": (b"http://ns.adobe.com/xap/1.0/\0<tiff:Orientation=\xff", b"\xff\xe1"),
+    "profile of garbage": (b"ICC_PROFILE\0\x01\x01" + b"\xff" * 40, b"\xff\xe2"),
+    "Photoshop's, cut off": (b"Photoshop 3.0\x008BIM\x04\x04\0", b"\xff\xed"),
+    "MPF of garbage": (b"MPF\0" + b"\xff" * 40, b"\xff\xe2"),
+}
+
+
+@pytest.mark.parametrize("name", SEGMENTS)
+def test_broken_metadata_do_not_damage_a_picture(name, capfd):
+    data = encoded(picture(0))
+    pixels, conversions = decode_with_conversions(with_segment(data, *SEGMENTS[name]), "a.jpg")
+    np.testing.assert_array_equal(pixels, decode_with_conversions(data, "a.jpg")[0])
+    assert conversions == []
+    np.testing.assert_array_equal(images.decode(with_segment(data, *SEGMENTS[name]), "a.jpg"), pixels)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_are_turned_as_pillow_turns_them(orientation):
+    image = Image.fromarray(picture(0)[:60, :40])
+    image.getexif()[ExifTags.Base.Orientation] = orientation
+    stored = Image.open(BytesIO(encoded(image, "PNG", exif=image.getexif())))
+    assert images.orientation(stored) == orientation
+    np.testing.assert_array_equal(images.turned_upright(stored), ImageOps.exif_transpose(stored))

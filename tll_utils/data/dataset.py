@@ -94,6 +94,8 @@ def _find_root(path: Path) -> File:
         raise DatasetError(f"{path}: {what} — correct or remove it, or unset TLL_DATA")
     try:
         top = path if path.is_dir() else zipfile.Path(path)
+        if isinstance(top, zipfile.Path) and (problem := _problem_of_zip(top.root.infolist())):
+            raise DatasetError(f"{path}: {problem} — unpack it, and give the folder")
     except zipfile.BadZipFile as error:
         raise DatasetError(f"{path}: neither a folder nor a whole zip ({error}) — download it again") from error
     for folder in [top, *top.iterdir()]:
@@ -101,3 +103,13 @@ def _find_root(path: Path) -> File:
             if (folder / "train.csv").exists():
                 return folder
     raise DatasetError(f"{path}: holds no train.csv — give the folder or zip that holds train.csv")
+
+
+def _problem_of_zip(members: list[zipfile.ZipInfo]) -> str:
+    """What keeps Python from reading a zip that other tools unpack, if anything does."""
+    if any(member.flag_bits & 1 for member in members):
+        return "it is encrypted"
+    if any("\\" in member.filename for member in members):
+        return "its names have backslashes for slashes, as some Windows tools write them"
+    known = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+    return "" if all(member.compress_type in known for member in members) else "its compression is not known here"

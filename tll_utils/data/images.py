@@ -1,7 +1,9 @@
 """Images: bytes → RGB pixels of one size, their black letterbox borders, and a folder of them as a sequence."""
 
 import copy
+import logging
 import threading
+import warnings
 import zipfile
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext, suppress
@@ -13,13 +15,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import simplejpeg
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image
 
 HEIGHT, WIDTH = 245, 200
 PLAIN = (HEIGHT, WIDTH, "YCbCr")  # what nearly every file is: its pixels need no conversion
 MAY_BE_ROTATED = b"Exif\0", b"tiff:Orientation"  # where a JPEG says which way is up
 MAX_PIXELS = 25_000_000  # a 200×245 image has 49,000; beyond this a file is a mistake or an attack
 LIMIT = f"the limit is {MAX_PIXELS // 1_000_000} megapixels — resize it to {WIDTH}×{HEIGHT}"
+TURNED = dict(zip(range(2, 9), (0, 3, 1, 5, 4, 6, 2), strict=True))  # EXIF orientation → Image.Transpose
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # what browsers save; Pillow's exotic readers stay shut
 
 DARK = 24  # JPEG noise beside a sharp edge lifts pure black to about 20
@@ -28,6 +31,8 @@ MIN_CONTENT = 0.3  # of the height and of the width: an image with less content 
 MARGIN = 2  # pixels cropped besides: the blended edge of a border, the dark line most TLL images end in
 
 File = Path | zipfile.Path
+warnings.filterwarnings("ignore", module=r"PIL\.")  # of odd metadata; what counts is raised, and names the file
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
 _ZIP_LOCK = threading.Lock()  # ZipFile counts its open members without one; a lost count closes it under other threads
 
 
@@ -145,7 +150,7 @@ def decode_with_conversions(data: bytes, name: str) -> tuple[np.ndarray, list[st
             elif image.mode.startswith(("I", "F")):  # Pillow would clip these to white without a word
                 problem = "more than 8 bits per channel — save it as an 8-bit JPEG"
             else:
-                upright = ImageOps.exif_transpose(image)
+                upright = turned_upright(image)
                 return np.array(to_rgb(upright)), _conversions(image, upright)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         problem = f"huge, {LIMIT}"
@@ -154,6 +159,20 @@ def decode_with_conversions(data: bytes, name: str) -> tuple[np.ndarray, list[st
     except Exception as error:  # Pillow's readers raise OSError, SyntaxError, struct.error, … on damaged files
         problem = f"damaged or truncated ({error}) — copy or download it again"
     raise ImageError(f"{name}: {problem}")
+
+
+def orientation(image: Image.Image) -> int:
+    """EXIF orientation, 1 for upright; where the metadata are broken, since they are not the pixels, 1 too."""
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # Pillow's readers raise nearly any
+        return 1
+
+
+def turned_upright(image: Image.Image) -> Image.Image:
+    image.load()  # Pillow turns a TIFF while it loads it
+    how = TURNED.get(orientation(image))
+    return image if how is None else image.transpose(Image.Transpose(how))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -168,7 +187,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def _conversions(image: Image.Image, upright: Image.Image) -> list[str]:
     found = {
         "not JPEG": image.format not in ("JPEG", "MPO"),
-        "EXIF-rotated": image.getexif().get(ExifTags.Base.Orientation) in range(2, 9),
+        "EXIF-rotated": orientation(image) in TURNED,
         "grayscale": image.mode in ("1", "L", "LA"),
         "palette": image.mode == "P",
         "CMYK": image.mode == "CMYK",

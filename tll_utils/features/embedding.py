@@ -18,18 +18,9 @@ from uuid import uuid4
 
 import numpy as np
 
+from tll_utils import runtime
 from tll_utils.data.images import Images
-from tll_utils.runtime import (
-    DAMAGED,
-    cache_dir,
-    file_named,
-    locked,
-    prefetch,
-    progress,
-    read_json,
-    sha256_of,
-    write_text,
-)
+from tll_utils.runtime import cache_dir, locked, prefetch, progress, sha256_of, write_text
 
 BATCH_SIZE = 32
 ROWS_DONE = "rows_done.txt"
@@ -74,10 +65,10 @@ def _cache_folder(images: Images, extractor: Extractor) -> Path:
 def _finished(folder: Path) -> dict[str, np.ndarray]:
     """The cached arrays, if they are those that were written; otherwise none."""
     try:
-        checksums = read_json(folder / "complete.json").items()
+        checksums = runtime.read_json(folder / "complete.json").items()
         if all(sha256_of(folder / f"{output}.npy") == checksum for output, checksum in checksums):
             return {output: np.load(folder / f"{output}.npy", mmap_mode="r") for output, _ in checksums}
-    except DAMAGED:
+    except runtime.DAMAGED:
         pass
     return {}
 
@@ -118,7 +109,7 @@ def _rows_done(unfinished: Path, total: int) -> int:
         n_rows, *outputs = (unfinished / ROWS_DONE).read_text(encoding="utf-8").split()
         lengths = {len(np.load(unfinished / f"{output}.npy", mmap_mode="r")) for output in outputs}
         return int(n_rows) if lengths == {total} and int(n_rows) in range(total + 1) else 0
-    except DAMAGED:
+    except runtime.DAMAGED:
         return 0
 
 
@@ -128,10 +119,11 @@ def _write_rows(path: Path, rows: np.ndarray, *, start: int, total: int) -> None
     Plain writes instead of a memory map: mapped pages would count as memory in use.
     """
     rows = np.ascontiguousarray(rows, np.float32)
-    if start == 0:
-        np.lib.format.open_memmap(path, "w+", np.float32, (total, *rows.shape[1:]))  # a file of zeros
-    with file_named(path), open(path, "r+b") as file:
-        file.seek((start - total) * rows[0].nbytes, os.SEEK_END)
-        file.write(rows.data)
-        file.flush()
-        os.fsync(file.fileno())  # or a power cut could leave zeros that are noted as done
+    with runtime.file_named(path):
+        if start == 0:
+            np.lib.format.open_memmap(path, "w+", np.float32, (total, *rows.shape[1:]))  # a file of zeros
+        with open(path, "r+b") as file:
+            file.seek((start - total) * rows[0].nbytes, os.SEEK_END)
+            file.write(rows.data)
+            file.flush()
+            os.fsync(file.fileno())  # or a power cut could leave zeros that are noted as done

@@ -38,6 +38,7 @@ def load_preset(folder: Path) -> Network:
     the end of the classifier, whose last two layers (pool and dense) are not in the preset, and "last_pool", the
     last map. Raises PresetError where the layers of such a network are not known here.
     """
+    folder = folder.resolve()  # KerasHub takes a relative path for the name of a published preset, and asks for it
     converter = keras_hub().layers.ImageConverter.from_preset(str(folder))
     scale = 1.0 if converter.scale is None else converter.scale
     offset = 0.0 if converter.offset is None else converter.offset

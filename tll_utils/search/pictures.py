@@ -13,9 +13,19 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from tll_utils.data.images import FORMATS, HEIGHT, WIDTH, ImageError, Images, read_bytes, to_rgb
+from tll_utils.data.images import (
+    FORMATS,
+    HEIGHT,
+    WIDTH,
+    ImageError,
+    Images,
+    orientation,
+    read_bytes,
+    to_rgb,
+    turned_upright,
+)
 from tll_utils.runtime import atomic_write, cache_dir, prefetch, progress
 
 SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
@@ -161,7 +171,7 @@ def _write_copy(picture: Picture, copy: Path) -> None:
         if (n_pixels := held[0] * held[1]) > MAX_PIXELS:
             raise ImageError(f"{n_pixels / 1e6:.0f} megapixels, the limit is {MAX_PIXELS // 10**6} — make it smaller")
         with _ONE_LARGE if n_pixels > LARGE else nullcontext():
-            is_upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1  # decodes a PNG, where it may come last
+            is_upright = orientation(image) == 1  # decodes a PNG, where it may come last
             normalised = _normalised(image)
             image.close()  # its pixels go before those of the next large one come
         with atomic_write(copy) as partial_copy:
@@ -184,7 +194,7 @@ def _opened(picture: Picture):
 
 def _normalised(image: Image.Image) -> Image.Image:
     """RGB of 200×245, upright; a large picture is reduced before it is composed and resampled."""
-    ImageOps.exif_transpose(image, in_place=True)
+    image = turned_upright(image)
     image = _eight_bit(image) if image.mode.startswith(("I", "F")) else image
     mode = "RGBA" if image.has_transparency_data else "RGB"
     image = image if image.mode == mode else image.convert(mode)  # of equal modes it would be a copy
