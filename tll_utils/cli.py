@@ -36,11 +36,12 @@ def report(arguments: Arguments) -> None:
 
 def test(arguments: Arguments) -> None:
     """Run the unit tests, then the notebooks on the sample, compared with their committed outputs."""
-    _run("pytest", *arguments.options)
+    _run("pytest", *(arguments.options or ["-n", "2", "--dist", "loadfile"]))  # a process needs up to 2 GB
     if not arguments.options:
         # Without the user's start-up files of IPython and backend of Matplotlib, which would change the outputs.
         own = {"IPYTHONDIR": str(runtime.build_dir() / "ipython"), "MPLBACKEND": "", "TLL_PROGRESS": "0"}
-        _run("pytest", "--nbval", "--nbval-cell-timeout", "600", "notebooks", TLL_DATA="data/sample", **own)
+        notebooks = ("--nbval", "--nbval-cell-timeout", "600", "notebooks", "-n", "2", "--dist", "loadfile")
+        _run("pytest", *notebooks, TLL_DATA="data/sample", **own)
 
 
 def reproduce(arguments: Arguments) -> None:
