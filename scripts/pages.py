@@ -1,0 +1,181 @@
+"""The report as pages with contents and search: notebooks, figures, glossary, API and cards, built by Sphinx.
+
+`make report` builds them of the notebooks it has just run; `python -m scripts.pages` of the committed ones.
+"""
+
+import argparse
+import ast
+import json
+import re
+import shutil
+import sys
+import time
+from importlib import import_module
+from pathlib import Path
+from string import Template
+from types import ModuleType
+
+import nbformat
+
+import tll_utils
+from scripts.paper import abstract
+from scripts.recording import readme_table
+from tll_utils.runtime import build_dir, project_root, write_text
+
+Notebooks = dict[str, nbformat.NotebookNode]  # by the names of their files
+
+SOURCE = re.compile(r"\]\(\.\./((?:tll_utils|scripts)/[\w/]+\.py)\)")
+SHOWN = re.compile(r"!\[([^\]]*)\]\(\.\./figures/(\w+)\.png\)")
+
+
+class PagesError(RuntimeError):
+    """Sphinx stopped or warned; the text has its words."""
+
+
+def build_pages(notebooks: Path, out: Path) -> Path:
+    """Path of the start page; the pages are built into `out` of the executed notebooks in a folder.
+
+    What Sphinx reads lies beside it, in `<out>-sources`. Raises PagesError with Sphinx's warnings where there are any: a
+    link that leads nowhere is one.
+    """
+    from sphinx.cmd.build import build_main
+
+    sources = out.with_name(f"{out.name}-sources")
+    for folder in (out, sources):
+        shutil.rmtree(folder, ignore_errors=True)
+    write_sources(notebooks, sources)
+    warnings = sources / "_warnings.txt"
+    options = ["-q", "-W", "--keep-going", "-w", str(warnings), "-d", str(sources / "_doctrees")]
+    if build_main(["-b", "html", *options, str(sources), str(out)]):
+        raise PagesError(f"the pages have faults:\n{warnings.read_text(encoding='utf-8')}")
+    return out / "index.html"
+
+
+def write_sources(notebooks: Path, folder: Path) -> None:
+    """What Sphinx reads: docs/ with its $parts filled in; notebooks, figures and data in the places of the checkout."""
+    root = project_root()
+    shutil.copytree(root / "docs", folder, ignore=shutil.ignore_patterns("__pycache__", "paper"))
+    for name in ("figures", "data/results"):
+        shutil.copytree(root / name, folder / name)
+    shutil.copy(root / "data" / "README.md", folder / "data")
+    read = {path.name: nbformat.read(path, 4) for path in sorted(notebooks.glob("[0-9][0-9]_*.ipynb"))}
+    (folder / "notebooks").mkdir()
+    for name, notebook in read.items():
+        nbformat.write(with_links(notebook), folder / "notebooks" / name)
+    for page, text in parts(read).items():
+        path = folder / page
+        template = path.read_text(encoding="utf-8") if path.exists() else "$body"
+        write_text(path, Template(template).substitute(text))
+
+
+def parts(notebooks: Notebooks) -> dict[str, dict[str, str]]:
+    """Page → what its text in docs/ leaves open; of pages that have no text there, the whole: "body"."""
+    modules = {path: module_name(path) for path in sorted((project_root() / "tll_utils").rglob("*.py"))}
+    card = (project_root() / "tll_utils" / "search" / "model_card.md").read_text(encoding="utf-8")
+    pages = {
+        "index.md": {"abstract": abstract(), "results": readme_table()},
+        "figures.md": {"figures": figures(notebooks)},
+        "glossary.md": {"glossary": glossary(notebooks)},
+        "cards.md": {"model_card": card},
+        "api/index.md": {"names": public_names()},
+    }
+    for path, module in modules.items():
+        pages[f"source/{module.replace('.', '/')}.py.md"] = {"body": source_page(path)}
+    for room in sorted({module.split(".")[1] for module in modules.values() if "." in module}):
+        held = [module for module in modules.values() if (module + ".").startswith(f"tll_utils.{room}.")]
+        pages[f"api/{room}.md"] = {"body": room_page(room, held)}
+    return pages
+
+
+def module_name(path: Path) -> str:
+    """Dotted name of a file of the package, such as "tll_utils.data.images"; a room's is its folder's."""
+    names = path.relative_to(project_root()).with_suffix("").parts
+    return ".".join(names[:-1] if names[-1] == "__init__" else names)
+
+
+# --- notebooks ------------------------------------------------------------------
+
+
+def with_links(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """The notebook with links to source files and folders turned into links to the pages that show them."""
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            text = SOURCE.sub(r"](../source/\1.md)", cell.source)
+            cell.source = text.replace("](../data/results)", "](../data/README.md#results)")
+    return notebook
+
+
+def figures(notebooks: Notebooks) -> str:
+    """Every figure of the manifest, with the caption and the notebook that first shows it, its data and sources."""
+    shown = {}
+    for name, notebook in notebooks.items():
+        for caption, figure in SHOWN.findall("\n".join(cell.source for cell in notebook.cells)):
+            shown.setdefault(figure, (caption, f"Told in [{name.removesuffix('.ipynb')}](notebooks/{name}). "))
+    manifest = json.loads((project_root() / "figures" / "manifest.json").read_text(encoding="utf-8"))
+    return "\n\n".join(_figure(name, *shown.get(name, (name, "")), list(manifest[name]["sources"])) for name in manifest)
+
+
+def _figure(name: str, caption: str, told: str, sources: list[str]) -> str:
+    drawn = ", ".join(f"[{source}](data/results/{source})" for source in sources)
+    made = f" Drawn from {drawn}." if drawn else ""
+    data = f"Its data: [{name}.csv](figures/{name}.csv)."
+    return f"## {caption[0].upper()}{caption[1:]}\n\n![{caption}](figures/{name}.png)\n\n{told}{data}{made}"
+
+
+def glossary(notebooks: Notebooks) -> str:
+    """The glossary's table of the notebooks as definitions that other pages can point to."""
+    cells = [cell.source for notebook in notebooks.values() for cell in notebook.cells]
+    [table] = [source for source in cells if re.search(r"^## Glossary$", source, re.MULTILINE)]
+    rows = re.findall(r"^\| (.+?) \| (.+) \|$", table, re.MULTILINE)[1:]
+    return "\n\n".join(f"{term}\n: {meaning}" for term, meaning in rows)
+
+
+# --- the package ----------------------------------------------------------------
+
+
+def source_page(path: Path) -> str:
+    """A source file as a page."""
+    name = path.relative_to(project_root()).as_posix()
+    return f"---\norphan: true\n---\n# {name}\n\n``````python\n{path.read_text(encoding='utf-8')}``````\n"
+
+
+def room_page(room: str, modules: list[str]) -> str:
+    """The public names of the modules of a room, from their docstrings."""
+    documented = [f"```{{eval-rst}}\n.. automodule:: {module}\n   :members:\n```" for module in modules]
+    titled = [f"## {module}\n\n{text}" for module, text in zip(modules, documented, strict=True)]
+    return f"# {room}\n\n" + "\n\n".join(titled if len(modules) > 1 else documented) + "\n"
+
+
+def public_names() -> str:
+    """Markdown table of what `import tll_utils` offers: each name, the module that defines it, the first line on it."""
+    init = (project_root() / "tll_utils" / "__init__.py").read_text(encoding="utf-8")
+    keywords = {node.arg: node.value for node in ast.walk(ast.parse(init)) if isinstance(node, ast.keyword)}
+    places = {name: f"tll_utils.{name}" for name in ast.literal_eval(keywords["submodules"])}
+    for module, names in ast.literal_eval(keywords["submod_attrs"]).items():
+        places |= {name: f"tll_utils.{module}" for name in names}
+    lines = ["| name | of | what it is |", "|---|---|---|"]
+    return "\n".join([*lines, *(_public_name(name, places[name]) for name in sorted(places, key=str.lower))])
+
+
+def _public_name(name: str, place: str) -> str:
+    value = getattr(tll_utils, name)
+    if isinstance(value, ModuleType):
+        place = value.__name__
+    told = value if callable(value) or isinstance(value, ModuleType) else import_module(place)  # of a table, its module
+    what = (told.__doc__ or "").strip().split("\n")[0]
+    return f"| `{name}` | [{place}](../source/{place.replace('.', '/')}.py.md) | {what} |"
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=build_dir() / "report", help="default: build/report")
+    arguments, started = parser.parse_args(), time.time()
+    try:
+        print(build_pages(project_root() / "notebooks", arguments.out), f"in {time.time() - started:.0f} s")
+    except PagesError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()
