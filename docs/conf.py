@@ -1,18 +1,17 @@
 """Sphinx configuration of the pages: `make report`, or `python -m scripts.pages` for the committed notebooks."""
 
 import re
-from importlib.metadata import version
+from importlib import metadata
 
 from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
 
 project = "Totally Looks Like"
 author = "the authors of tll-utils"
-release = version("tll-utils")
+release = metadata.version("tll-utils")
 language = "en"
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.linkcode"]
-exclude_patterns = ["README.md", "**/_parts/*"]
 nb_execution_mode = "off"  # nothing is executed twice: the notebooks come with their outputs
 nb_merge_streams = True
 nb_render_markdown_format = "myst"

@@ -25,6 +25,7 @@ from tll_utils.runtime import build_dir, project_root, write_text
 Notebooks = dict[str, nbformat.NotebookNode]  # by the names of their files
 
 SOURCE = re.compile(r"\]\(\.\./((?:tll_utils|scripts)/[\w/]+\.py)\)")
+NO_ROOMS = {"cli", "__main__"}  # the command line explains itself
 SHOWN = re.compile(r"!\[([^\]]*)\]\(\.\./figures/(\w+)\.png\)")
 
 
@@ -81,7 +82,7 @@ def parts(notebooks: Notebooks) -> dict[str, dict[str, str]]:
     }
     for path, module in modules.items():
         pages[f"source/{module.replace('.', '/')}.py.md"] = {"body": source_page(path)}
-    for room in sorted({module.split(".")[1] for module in modules.values() if "." in module}):
+    for room in {module.split(".")[1] for module in modules.values() if "." in module} - NO_ROOMS:
         held = [module for module in modules.values() if (module + ".").startswith(f"tll_utils.{room}.")]
         pages[f"api/{room}.md"] = {"body": room_page(room, held)}
     return pages
@@ -112,7 +113,9 @@ def figures(notebooks: Notebooks) -> str:
         for caption, figure in SHOWN.findall("\n".join(cell.source for cell in notebook.cells)):
             shown.setdefault(figure, (caption, f"Told in [{name.removesuffix('.ipynb')}](notebooks/{name}). "))
     manifest = json.loads((project_root() / "figures" / "manifest.json").read_text(encoding="utf-8"))
-    return "\n\n".join(_figure(name, *shown.get(name, (name, "")), list(manifest[name]["sources"])) for name in manifest)
+    return "\n\n".join(
+        _figure(name, *shown.get(name, (name, "")), list(manifest[name]["sources"])) for name in manifest
+    )
 
 
 def _figure(name: str, caption: str, told: str, sources: list[str]) -> str:
@@ -127,7 +130,7 @@ def glossary(notebooks: Notebooks) -> str:
     cells = [cell.source for notebook in notebooks.values() for cell in notebook.cells]
     [table] = [source for source in cells if re.search(r"^## Glossary$", source, re.MULTILINE)]
     rows = re.findall(r"^\| (.+?) \| (.+) \|$", table, re.MULTILINE)[1:]
-    return "\n\n".join(f"{term}\n: {meaning}" for term, meaning in rows)
+    return "\n".join(f"{term}\n: {meaning}" for term, meaning in rows)
 
 
 # --- the package ----------------------------------------------------------------

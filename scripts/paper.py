@@ -3,6 +3,7 @@
 import json
 import re
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -33,68 +34,86 @@ def titles() -> dict[str, tuple[str, str]]:
 
 
 def methods() -> dict[str, dict]:
-    """Key → a row as it is recorded; rows that are not recorded are left out."""
-    recorded = {name: load_results(name) or {"methods": []} for name in EXPERIMENTS}
-    rows = {(name, row["name"]): row for name, content in recorded.items() for row in content["methods"]}
+    """Key → a recorded row; rows that are not recorded are left out."""
+    rows = {(name, row["name"]): row for name, content in recorded().items() for row in content["methods"]}
     return {key: rows[place] for key, place in titles().items() if place in rows}
+
+
+def recorded() -> dict[str, dict]:
+    """Name → content of every recorded experiment."""
+    return {name: content for name in EXPERIMENTS if (content := load_results(name))}
 
 
 def published() -> list[dict]:
     """The published numbers, each with the key of the row that repeats its method here, if one does."""
-    known = methods()
-    ours = {row["name"]: key for key, row in reversed(known.items())}
-    return [{**row, "ours": ours.get(row["method"])} for row in published_results().to_dict("records")]
+    ours = {row["name"]: key for key, row in reversed(methods().items())}
+    rows = published_results().to_dict("records")
+    return [{**row, "value": row["top2"], "top2": text(row["top2"]), "ours": ours.get(row["method"])} for row in rows]
 
 
-def differences(pairs: list[tuple[str, str]]) -> dict[str, dict]:
-    """ "a − b" → the paired test of two recorded rows on the left images that both have answered."""
-    places, known, found = titles(), methods(), {}
-    for a, b in pairs:
-        if {a, b} <= set(known):
-            first, second = (load_per_left(experiment, "top2")[title] for experiment, title in (places[a], places[b]))
-            first = first[first.index.isin(second.index)]
-            test = paired_test(first, second[first.index])
-            low, high = test.interval95
-            found[f"{a} − {b}"] = {"difference": test.difference, "low": low, "high": high, "p": test.p_value}
-    return found
+def difference(a: str, b: str) -> str | None:
+    """The paired test of two recorded rows on the left images that both have answered, as text."""
+    if not {a, b} <= set(methods()):
+        return None
+    first, second = (load_per_left(experiment, "top2")[title] for experiment, title in (titles()[a], titles()[b]))
+    first = first[first.index.isin(second.index)]
+    test = paired_test(first, second[first.index])
+    p = "< 0.001" if test.p_value < 0.001 else f"= {test.p_value:.{3 if test.p_value < 0.01 else 2}f}"
+    low, high = (text(bound, "+") for bound in test.interval95)
+    return f"{text(test.difference, '+')} ({low} to {high}, p {p})"
+
+
+def text(value: float, sign: str = "") -> str:
+    """A number as all tables show it, with a minus that is no hyphen and with no break behind it."""
+    return f"{value:{sign}.3f}".replace("-", "−")
 
 
 # --- tables ---------------------------------------------------------------------
 
-COMPARED = ("pretrained/lite0_average", "adapters/adapter_layers", "adapters/best", "one_to_one/best/belief propagation")
+COMPARED = (
+    "pretrained/lite0_average",
+    "adapters/adapter_layers",
+    "adapters/best",
+    "one_to_one/best/belief propagation",
+)
 TOLD_BY_BORDERS = (
     "siamese_resnet18/resnet18_absolute", "siamese_resnet18/resnet18_absolute_2x2",
     "siamese_infonce/resnet18_infonce", "pretrained/lite0", "adapters/best",
 )  # fmt: skip
 
 
-def by_group(keys: tuple[str, ...], groups: pd.Series) -> list[dict]:
+def by_group(keys: tuple[str, ...], groups: pd.Series, order: Sequence[str]) -> list[dict]:
     """For each group of left images its size and the mean of every method, on the lefts that all of them answered."""
-    places = titles()
-    top2 = {key: load_per_left(places[key][0], "top2")[places[key][1]] for key in keys if key in methods()}
-    table = pd.DataFrame(top2).dropna()
-    grouped = table.groupby(groups[table.index])
-    return [{"group": name, "pairs": len(part), "top2": part.mean().to_dict()} for name, part in grouped]
+    places = {key: titles()[key] for key in keys if key in methods()}
+    table = pd.DataFrame({key: load_per_left(name, "top2")[title] for key, (name, title) in places.items()}).dropna()
+    parts = {name: table[groups[table.index] == name] for name in order}
+    return [
+        {"group": name, "pairs": len(part), "top2": {key: text(part[key].mean()) for key in part}}
+        for name, part in parts.items()
+    ]
 
 
 def faces() -> list[dict]:
     """Accuracy by where faces were found."""
-    found = load_table("face_fusion", "faces").set_index("left")
-    return by_group(COMPARED, faces_in_pair(found))
+    found = faces_in_pair(load_table("face_fusion", "faces").set_index("left"))
+    return by_group(COMPARED, found, ["both", "left only", "right only", "none"])
 
 
 def borders() -> list[dict]:
     """Accuracy by whether border geometry alone solves the left image, on the held-out fifth of the Siamese networks."""
-    alone = load_per_left(*("shortcuts", "top2"))[titles()["shortcuts/border_geometry"][1]]
-    return by_group(TOLD_BY_BORDERS, (alone > 0.5).map({True: "solved", False: "not solved"}))
+    experiment, title = titles()["shortcuts/border_geometry"]
+    alone = (load_per_left(experiment, "top2")[title] > 0.5).map({True: "solved", False: "not solved"})
+    return by_group(TOLD_BY_BORDERS, alone, ["solved", "not solved"])
 
 
-def ranks(key: str = "adapters/best") -> list[dict]:
-    """How far down the gallery of its fold the truth is: the share of left images in each range of ranks."""
+def ranks(key: str = "adapters/best") -> dict[str, str]:
+    """How far down the gallery of its fold the truth is: ranges of ranks, and the share of left images in each."""
     experiment, title = titles()[key]
-    limits, labels = [0, 1.5, 5, 20, 80, 400], ["first", "2 to 5", "6 to 20", "21 to 80", "beyond"]
-    values = pd.cut(load_per_left(experiment, "rank")[title], limits, labels=labels)
-    return [{"rank": name, "share": share} for name, share in values.value_counts(normalize=True, sort=False).items()]
+    rank, ranges = (
+        load_per_left(experiment, "rank")[title],
+        {"first": (0, 1.5), "2 to 20": (1.5, 20), "beyond 80": (80, 1e9)},
+    )
+    return {name: f"{((rank > low) & (rank <= high)).mean():.0%}" for name, (low, high) in ranges.items()}
 
 
 # --- the paper ------------------------------------------------------------------
@@ -103,48 +122,50 @@ def ranks(key: str = "adapters/best") -> list[dict]:
 def facts() -> dict:
     """Every number of the paper, from data/results/ and, of the protocol, from the code."""
     paper = (FOLDER / "paper.typ").read_text(encoding="utf-8")
-    recorded = {name: content for name in EXPERIMENTS if (content := load_results(name))}
+    contents = recorded().values()
+    seconds = sum(method["seconds"] for content in contents for method in content["methods"])
     return {
         "abstract": abstract(),
-        "pairs": max(content["data"]["pairs"] for content in recorded.values()),
+        "pairs": f"{max(content['data']['pairs'] for content in contents):,}",
         "folds": N_SPLITS,
         "candidates": N_CANDIDATES,
-        "face_weight": REPORT_FACE_WEIGHT,
-        "methods": methods(),
+        "chance": 2 / N_CANDIDATES,
+        "face_weight": f"{REPORT_FACE_WEIGHT:.0%}",
+        "hours": round(seconds / 3600),
+        "methods": {
+            key: {"values": row, "top2": text(row["expected_top2"]), "interval": "–".join(map(text, row["interval95"]))}
+            for key, row in methods().items()
+        },
         "published": published(),
-        "differences": differences(sorted(set(ASKED.findall(paper)))),
+        "differences": {f"{a} − {b}": test for a, b in sorted(set(ASKED.findall(paper))) if (test := difference(a, b))},
         "faces": faces(),
         "borders": borders(),
         "ranks": ranks(),
-        "recorded": {name: content["commit"] for name, content in recorded.items()},
     }
 
 
 def abstract() -> str:
     """The abstract of paper and pages, with the numbers of its {keys}."""
-    text, known = (FOLDER / "abstract.txt").read_text(encoding="utf-8"), methods()
-    best = max(row["top2"] for row in published() if row["source"] == "report")
-    numbers = {key: f"{row['expected_top2']:.3f}" for key, row in known.items()} | {"report": f"{best:.3f}"}
-    return " ".join(PLACEHOLDER.sub(lambda match: numbers[match[1]], text).split())
+    written = (FOLDER / "abstract.txt").read_text(encoding="utf-8")
+    numbers = {key: text(row["expected_top2"]) for key, row in methods().items()}
+    numbers["report"] = text(max(row["value"] for row in published() if row["source"] == "report"))
+    return " ".join(PLACEHOLDER.sub(lambda match: numbers[match[1]], written).split())
 
 
-def write_paper(out: Path, format: str = "pdf") -> None:
-    """The paper as PDF, or as PNGs where the name of `out` holds {p}; its numbers lie beside it, in paper.json."""
+def write_paper(out: Path, data: dict, format: str = "pdf") -> None:
+    """The paper as PDF, or as PNGs where the name of `out` holds {p}, with its numbers in paper.json beside it."""
     import typst
 
-    data = out.with_name("paper.json")
-    write_text(data, json.dumps(facts(), indent=1, ensure_ascii=False) + "\n")
-    shown = {"data": data.read_text(encoding="utf-8")}
-    typst.compile(
-        FOLDER / "paper.typ", output=out, root=project_root(), format=format, ignore_system_fonts=True, sys_inputs=shown,
-        ppi=110,
-    )  # fmt: skip
+    numbers = json.dumps(data, indent=1, ensure_ascii=False) + "\n"
+    write_text(out.with_name("paper.json"), numbers)
+    options = {"format": format, "ignore_system_fonts": True, "ppi": 110}  # typst brings its fonts along
+    typst.compile(FOLDER / "paper.typ", output=out, root=project_root(), sys_inputs={"data": numbers}, **options)
 
 
 def main() -> None:
     """The command line."""
     started, out = time.time(), build_dir() / "report.pdf"
-    write_paper(out)
+    write_paper(out, facts())
     print(f"{out} in {time.time() - started:.0f} s")
 
 
