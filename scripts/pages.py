@@ -4,20 +4,17 @@
 """
 
 import argparse
-import ast
 import json
 import re
 import shutil
 import sys
 import time
-from importlib import import_module
 from pathlib import Path
 from string import Template
-from types import ModuleType
 
 import nbformat
 
-import tll_utils
+from scripts import api
 from scripts.paper import abstract
 from scripts.recording import readme_table
 from tll_utils.runtime import build_dir, project_root, write_text
@@ -25,7 +22,6 @@ from tll_utils.runtime import build_dir, project_root, write_text
 Notebooks = dict[str, nbformat.NotebookNode]  # by the names of their files
 
 SOURCE = re.compile(r"\]\(\.\./((?:tll_utils|scripts)/[\w/]+\.py)\)")
-NO_ROOMS = {"cli", "__main__"}  # the command line explains itself
 SHOWN = re.compile(r"!\[([^\]]*)\]\(\.\./figures/(\w+)\.png\)")
 
 
@@ -36,8 +32,8 @@ class PagesError(RuntimeError):
 def build_pages(notebooks: Path, out: Path) -> Path:
     """Path of the start page; the pages are built into `out` of the executed notebooks in a folder.
 
-    What Sphinx reads lies beside it, in `<out>-sources`. Raises PagesError with Sphinx's warnings where there are any: a
-    link that leads nowhere is one.
+    What Sphinx reads lies beside it, in `<out>-sources`. Raises PagesError with Sphinx's warnings where there are any;
+    a link that leads nowhere is one.
     """
     from sphinx.cmd.build import build_main
 
@@ -71,27 +67,18 @@ def write_sources(notebooks: Path, folder: Path) -> None:
 
 def parts(notebooks: Notebooks) -> dict[str, dict[str, str]]:
     """Page → what its text in docs/ leaves open; of pages that have no text there, the whole: "body"."""
-    modules = {path: module_name(path) for path in sorted((project_root() / "tll_utils").rglob("*.py"))}
     card = (project_root() / "tll_utils" / "search" / "model_card.md").read_text(encoding="utf-8")
     pages = {
         "index.md": {"abstract": abstract(), "results": readme_table()},
         "figures.md": {"figures": figures(notebooks)},
         "glossary.md": {"glossary": glossary(notebooks)},
         "cards.md": {"model_card": card},
-        "api/index.md": {"names": public_names()},
+        "api/index.md": {"names": api.public_names()},
     }
-    for path, module in modules.items():
-        pages[f"source/{module.replace('.', '/')}.py.md"] = {"body": source_page(path)}
-    for room in {module.split(".")[1] for module in modules.values() if "." in module} - NO_ROOMS:
-        held = [module for module in modules.values() if (module + ".").startswith(f"tll_utils.{room}.")]
-        pages[f"api/{room}.md"] = {"body": room_page(room, held)}
+    for room, files in api.rooms().items():
+        pages[f"api/{room}.md"] = {"body": api.room_page(room, files)}
+        pages |= {f"source/{api.name_of(file)}.md": {"body": api.source_page(file)} for file in files}
     return pages
-
-
-def module_name(path: Path) -> str:
-    """Dotted name of a file of the package, such as "tll_utils.data.images"; a room's is its folder's."""
-    names = path.relative_to(project_root()).with_suffix("").parts
-    return ".".join(names[:-1] if names[-1] == "__init__" else names)
 
 
 # --- notebooks ------------------------------------------------------------------
@@ -131,42 +118,6 @@ def glossary(notebooks: Notebooks) -> str:
     [table] = [source for source in cells if re.search(r"^## Glossary$", source, re.MULTILINE)]
     rows = re.findall(r"^\| (.+?) \| (.+) \|$", table, re.MULTILINE)[1:]
     return "\n".join(f"{term}\n: {meaning}" for term, meaning in rows)
-
-
-# --- the package ----------------------------------------------------------------
-
-
-def source_page(path: Path) -> str:
-    """A source file as a page."""
-    name = path.relative_to(project_root()).as_posix()
-    return f"---\norphan: true\n---\n# {name}\n\n``````python\n{path.read_text(encoding='utf-8')}``````\n"
-
-
-def room_page(room: str, modules: list[str]) -> str:
-    """The public names of the modules of a room, from their docstrings."""
-    documented = [f"```{{eval-rst}}\n.. automodule:: {module}\n   :members:\n```" for module in modules]
-    titled = [f"## {module}\n\n{text}" for module, text in zip(modules, documented, strict=True)]
-    return f"# {room}\n\n" + "\n\n".join(titled if len(modules) > 1 else documented) + "\n"
-
-
-def public_names() -> str:
-    """Markdown table of what `import tll_utils` offers: each name, the module that defines it, the first line on it."""
-    init = (project_root() / "tll_utils" / "__init__.py").read_text(encoding="utf-8")
-    keywords = {node.arg: node.value for node in ast.walk(ast.parse(init)) if isinstance(node, ast.keyword)}
-    places = {name: f"tll_utils.{name}" for name in ast.literal_eval(keywords["submodules"])}
-    for module, names in ast.literal_eval(keywords["submod_attrs"]).items():
-        places |= {name: f"tll_utils.{module}" for name in names}
-    lines = ["| name | of | what it is |", "|---|---|---|"]
-    return "\n".join([*lines, *(_public_name(name, places[name]) for name in sorted(places, key=str.lower))])
-
-
-def _public_name(name: str, place: str) -> str:
-    value = getattr(tll_utils, name)
-    if isinstance(value, ModuleType):
-        place = value.__name__
-    told = value if callable(value) or isinstance(value, ModuleType) else import_module(place)  # of a table, its module
-    what = (told.__doc__ or "").strip().split("\n")[0]
-    return f"| `{name}` | [{place}](../source/{place.replace('.', '/')}.py.md) | {what} |"
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ from tll_utils.runtime import build_dir, project_root, write_text
 
 FOLDER = project_root() / "docs" / "paper"
 ASKED = re.compile(r'#d\("([^"]+)", "([^"]+)"\)')  # the differences that the paper speaks of
+NO_BREAK = "\N{NO-BREAK SPACE}"
 PLACEHOLDER = re.compile(r"\{([^}]+)\}")
 
 
@@ -60,7 +61,7 @@ def difference(a: str, b: str) -> str | None:
     test = paired_test(first, second[first.index])
     p = "< 0.001" if test.p_value < 0.001 else f"= {test.p_value:.{3 if test.p_value < 0.01 else 2}f}"
     low, high = (text(bound, "+") for bound in test.interval95)
-    return f"{text(test.difference, '+')} ({low} to {high}, p {p})"
+    return f"{text(test.difference, '+')} ({low} to {high}, " + f"p {p})".replace(" ", NO_BREAK)
 
 
 def text(value: float, sign: str = "") -> str:
@@ -82,6 +83,10 @@ TOLD_BY_BORDERS = (
 )  # fmt: skip
 
 
+def percent(share: float) -> str:
+    return f"{100 * share:.0f}{NO_BREAK}%"
+
+
 def by_group(keys: tuple[str, ...], groups: pd.Series, order: Sequence[str]) -> list[dict]:
     """For each group of left images its size and the mean of every method, on the lefts that all of them answered."""
     places = {key: titles()[key] for key in keys if key in methods()}
@@ -100,7 +105,7 @@ def faces() -> list[dict]:
 
 
 def borders() -> list[dict]:
-    """Accuracy by whether border geometry alone solves the left image, on the held-out fifth of the Siamese networks."""
+    """Accuracy by whether border geometry alone solves the left, on the held-out fifth of the Siamese networks."""
     experiment, title = titles()["shortcuts/border_geometry"]
     alone = (load_per_left(experiment, "top2")[title] > 0.5).map({True: "solved", False: "not solved"})
     return by_group(TOLD_BY_BORDERS, alone, ["solved", "not solved"])
@@ -113,7 +118,7 @@ def ranks(key: str = "adapters/best") -> dict[str, str]:
         load_per_left(experiment, "rank")[title],
         {"first": (0, 1.5), "2 to 20": (1.5, 20), "beyond 80": (80, 1e9)},
     )
-    return {name: f"{((rank > low) & (rank <= high)).mean():.0%}" for name, (low, high) in ranges.items()}
+    return {name: percent(((rank > low) & (rank <= high)).mean()) for name, (low, high) in ranges.items()}
 
 
 # --- the paper ------------------------------------------------------------------
@@ -123,15 +128,15 @@ def facts() -> dict:
     """Every number of the paper, from data/results/ and, of the protocol, from the code."""
     paper = (FOLDER / "paper.typ").read_text(encoding="utf-8")
     contents = recorded().values()
-    seconds = sum(method["seconds"] for content in contents for method in content["methods"])
+    machines = sorted({content["environment"]["hardware"] for content in contents})
     return {
         "abstract": abstract(),
         "pairs": f"{max(content['data']['pairs'] for content in contents):,}",
         "folds": N_SPLITS,
         "candidates": N_CANDIDATES,
         "chance": 2 / N_CANDIDATES,
-        "face_weight": f"{REPORT_FACE_WEIGHT:.0%}",
-        "hours": round(seconds / 3600),
+        "face_weight": percent(REPORT_FACE_WEIGHT),
+        "machines": " and ".join(machines),
         "methods": {
             key: {"values": row, "top2": text(row["expected_top2"]), "interval": "–".join(map(text, row["interval95"]))}
             for key, row in methods().items()
@@ -148,6 +153,7 @@ def abstract() -> str:
     """The abstract of paper and pages, with the numbers of its {keys}."""
     written = (FOLDER / "abstract.txt").read_text(encoding="utf-8")
     numbers = {key: text(row["expected_top2"]) for key, row in methods().items()}
+    numbers["chance"] = text(2 / N_CANDIDATES)
     numbers["report"] = text(max(row["value"] for row in published() if row["source"] == "report"))
     return " ".join(PLACEHOLDER.sub(lambda match: numbers[match[1]], written).split())
 
