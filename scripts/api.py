@@ -36,7 +36,7 @@ def room_page(room: str, files: list[Path]) -> str:
     texts = [f"# {room}"]
     for file in files:
         module = ast.parse(file.read_text(encoding="utf-8"))
-        texts += [f"## [{file.stem}](../source/{name_of(file)}.md)"] * (file.stem not in ("__init__", room))
+        texts += [f"## [{file.name}](../source/{name_of(file)}.md)"] * (file.stem != "__init__")
         texts += [prose(ast.get_docstring(module)), *(text for name in public(module) for text in described(name))]
     return "\n\n".join(texts) + "\n"
 

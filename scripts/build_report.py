@@ -1,7 +1,6 @@
-"""Runs every notebook in order and binds them into one page: `make report`, `make notebooks`."""
+"""Runs every notebook in order and makes pages of them: `make report`, `make notebooks`."""
 
 import argparse
-import copy
 import os
 import sys
 import time
@@ -11,10 +10,10 @@ import nbformat
 from jupyter_client.kernelspec import NoSuchKernel
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
-from nbconvert import HTMLExporter
 
 from scripts.figures import redraw_figures
-from tll_utils.runtime import progress, project_root, write_text
+from scripts.pages import PagesError, build_pages
+from tll_utils.runtime import progress, project_root
 
 CELL_TIMEOUT = None  # training cells on the real data take hours; no cell may run into a limit
 STARTUP_TIMEOUT = 300  # seconds for a kernel to answer, which a busy machine with two cores may need
@@ -64,25 +63,13 @@ def run_notebook(path: Path) -> nbformat.NotebookNode:
     return notebook
 
 
-def bind(notebooks: list[nbformat.NotebookNode]) -> str:
-    """One HTML page of all notebooks, one after the other."""
-    book = copy.deepcopy(notebooks[0])
-    book.cells = [cell for notebook in notebooks for cell in copy.deepcopy(notebook.cells)]
-    for number, cell in enumerate(book.cells):
-        cell.id = f"cell-{number}"  # ids repeat between notebooks
-    book.metadata["title"] = "Totally Looks Like: a course report"
-    return HTMLExporter(embed_images=True).from_notebook_node(book)[0]
-
-
-def write_report(build: Path) -> None:
-    """Executed notebooks, the run's plots and `report.html` under `build`, and `figures/` redrawn."""
+def write_report(build: Path) -> Path:
+    """The start page of the pages under `build`, made of notebooks that are run now; `figures/` is redrawn."""
     build.mkdir(parents=True, exist_ok=True)
     redraw_figures()  # first, since the notebooks show them
-    notebooks = []
     for path in notebook_paths():
-        notebooks.append(run_notebook(path))
-        nbformat.write(notebooks[-1], build / path.name)
-    write_text(build / "report.html", bind(notebooks))
+        nbformat.write(run_notebook(path), build / path.name)
+    return build_pages(build, build / "report")
 
 
 def refresh_notebooks() -> None:
@@ -103,8 +90,8 @@ def main() -> None:
         if arguments.in_place:
             refresh_notebooks()
         else:
-            write_report(project_root() / "build")
-    except NotebookError as error:
+            print(write_report(project_root() / "build"))
+    except (NotebookError, PagesError) as error:
         sys.exit(str(error))
     print(f"done in {time.time() - started:.0f} s")
 
