@@ -62,9 +62,14 @@ def described(node: Definition) -> Iterator[str]:
 def signature(node: Definition) -> str:
     """The line that defines it; of a class with the fields of a dataclass, one a line."""
     if isinstance(node, ast.FunctionDef):
-        return f"{node.name}({ast.unparse(node.args)})" + (f" -> {ast.unparse(node.returns)}" if node.returns else "")
+        arguments = re.sub(r"^(self|cls)(, )?", "", ast.unparse(node.args))
+        return f"{node.name}({arguments})" + (f" -> {ast.unparse(node.returns)}" if node.returns else "")
     bases = ", ".join(map(ast.unparse, [*node.bases, *(keyword.value for keyword in node.keywords)]))
-    fields = [ast.unparse(field) for field in node.body if isinstance(field, ast.AnnAssign)]
+    fields = [
+        ast.unparse(field)
+        for field in node.body
+        if isinstance(field, ast.AnnAssign) and ast.unparse(field) != "_: KW_ONLY"
+    ]
     return "\n    ".join([f"class {node.name}" + f"({bases})" * bool(bases), *fields])
 
 

@@ -117,7 +117,7 @@ def glossary(notebooks: Notebooks) -> str:
     cells = [cell.source for notebook in notebooks.values() for cell in notebook.cells]
     [table] = [source for source in cells if re.search(r"^## Glossary$", source, re.MULTILINE)]
     rows = re.findall(r"^\| (.+?) \| (.+) \|$", table, re.MULTILINE)[1:]
-    return "\n".join(f"{term}\n: {meaning}" for term, meaning in rows)
+    return "\n\n".join(f"{term}\n    {meaning}" for term, meaning in rows)
 
 
 def main() -> None:
