@@ -12,7 +12,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 from scripts.figures import redraw_figures
-from scripts.pages import PagesError, build_pages
+from scripts.pages import PagesError, build_pages, require_sphinx
 from tll_utils.runtime import progress, project_root
 
 CELL_TIMEOUT = None  # training cells on the real data take hours; no cell may run into a limit
@@ -65,6 +65,7 @@ def run_notebook(path: Path) -> nbformat.NotebookNode:
 
 def write_report(build: Path) -> Path:
     """The start page of the pages under `build`, made of notebooks that are run now; `figures/` is redrawn."""
+    require_sphinx()
     build.mkdir(parents=True, exist_ok=True)
     redraw_figures()  # first, since the notebooks show them
     for path in notebook_paths():

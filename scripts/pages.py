@@ -9,6 +9,7 @@ import re
 import shutil
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from string import Template
 
@@ -32,9 +33,10 @@ class PagesError(RuntimeError):
 def build_pages(notebooks: Path, out: Path) -> Path:
     """Path of the start page; the pages are built into `out` of the executed notebooks in a folder.
 
-    What Sphinx reads lies beside it, in `<out>-sources`. Raises PagesError with Sphinx's warnings where there are any;
-    a link that leads nowhere is one.
+    Raises PagesError with Sphinx's warnings where there are any (a link that leads nowhere is one); what Sphinx read is
+    then left in `<out>-sources`.
     """
+    require_sphinx()
     from sphinx.cmd.build import build_main
 
     sources = out.with_name(f"{out.name}-sources")
@@ -45,7 +47,16 @@ def build_pages(notebooks: Path, out: Path) -> Path:
     options = ["-q", "-W", "--keep-going", "-w", str(warnings), "-d", str(sources / "_doctrees")]
     if build_main(["-b", "html", *options, str(sources), str(out)]):
         raise PagesError(f"the pages have faults:\n{warnings.read_text(encoding='utf-8')}")
+    shutil.rmtree(sources)
     return out / "index.html"
+
+
+def require_sphinx() -> None:
+    """Raises PagesError where the packages are missing that make pages."""
+    if missing := [name for name in ("sphinx", "myst_nb", "furo") if find_spec(name) is None]:
+        raise PagesError(
+            f"not installed: {', '.join(missing)}; the pages need the extra `docs`: pip install -e '.[docs]'"
+        )
 
 
 def write_sources(notebooks: Path, folder: Path) -> None:
@@ -98,10 +109,11 @@ def figures(notebooks: Notebooks) -> str:
     shown = {}
     for name, notebook in notebooks.items():
         for caption, figure in SHOWN.findall("\n".join(cell.source for cell in notebook.cells)):
-            shown.setdefault(figure, (caption, f"Told in [{name.removesuffix('.ipynb')}](notebooks/{name}). "))
+            shown.setdefault(figure, (caption, f"Told in [notebook {name[:2]}](notebooks/{name}). "))
     manifest = json.loads((project_root() / "figures" / "manifest.json").read_text(encoding="utf-8"))
     return "\n\n".join(
-        _figure(name, *shown.get(name, (name, "")), list(manifest[name]["sources"])) for name in manifest
+        _figure(name, *shown.get(name, (name.replace("_", " "), "")), list(manifest[name]["sources"]))
+        for name in manifest
     )
 
 

@@ -2,8 +2,10 @@
 
 import json
 import re
+import sys
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import pandas as pd
@@ -52,13 +54,13 @@ def published() -> list[dict]:
     return [{**row, "value": row["top2"], "top2": text(row["top2"]), "ours": ours.get(row["method"])} for row in rows]
 
 
-def difference(a: str, b: str) -> str | None:
+def difference(a: str, b: str, n_resamples: int) -> str | None:
     """The paired test of two recorded rows on the left images that both have answered, as text."""
     if not {a, b} <= set(methods()):
         return None
     first, second = (load_per_left(experiment, "top2")[title] for experiment, title in (titles()[a], titles()[b]))
     first = first[first.index.isin(second.index)]
-    test = paired_test(first, second[first.index])
+    test = paired_test(first, second[first.index], n_resamples=n_resamples)
     p = "< 0.001" if test.p_value < 0.001 else f"= {test.p_value:.{3 if test.p_value < 0.01 else 2}f}"
     low, high = (text(bound, "+") for bound in test.interval95)
     return f"{text(test.difference, '+')} ({low} to {high}, " + f"p {p})".replace(" ", NO_BREAK)
@@ -124,8 +126,11 @@ def ranks(key: str = "adapters/best") -> dict[str, str]:
 # --- the paper ------------------------------------------------------------------
 
 
-def facts() -> dict:
-    """Every number of the paper, from data/results/ and, of the protocol, from the code."""
+def facts(n_resamples: int = 10_000) -> dict:
+    """Every number of the paper, from data/results/ and, of the protocol, from the code.
+
+    n_resamples: of the paired tests, on which their p-values alone depend.
+    """
     paper = (FOLDER / "paper.typ").read_text(encoding="utf-8")
     contents = recorded().values()
     machines = sorted({content["environment"]["hardware"] for content in contents})
@@ -142,7 +147,9 @@ def facts() -> dict:
             for key, row in methods().items()
         },
         "published": published(),
-        "differences": {f"{a} − {b}": test for a, b in sorted(set(ASKED.findall(paper))) if (test := difference(a, b))},
+        "differences": {
+            f"{a} − {b}": test for a, b in sorted(set(ASKED.findall(paper))) if (test := difference(a, b, n_resamples))
+        },
         "faces": faces(),
         "borders": borders(),
         "ranks": ranks(),
@@ -171,6 +178,8 @@ def write_paper(out: Path, data: dict, format: str = "pdf") -> None:
 def main() -> None:
     """The command line."""
     started, out = time.time(), build_dir() / "report.pdf"
+    if find_spec("typst") is None:
+        sys.exit("not installed: typst; the paper needs the extra `docs`: pip install -e '.[docs]'")
     write_paper(out, facts())
     print(f"{out} in {time.time() - started:.0f} s")
 

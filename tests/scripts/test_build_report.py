@@ -63,6 +63,14 @@ def test_committed_files_get_outputs_and_plain_metadata(tmp_path, monkeypatch):
     assert written.metadata == build_report.METADATA
 
 
+def test_without_sphinx_no_notebook_is_run(tmp_path, monkeypatch):
+    """Hours of notebooks on the real images are not spent before the missing package is named."""
+    monkeypatch.setattr("scripts.pages.find_spec", lambda name: None)
+    with pytest.raises(build_report.PagesError, match=r"sphinx.*pip install"):
+        build_report.write_report(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_notebooks_are_numbered_and_end_with_the_report():
     names = [path.name for path in build_report.notebook_paths()]
     assert [name[:3] for name in names] == [f"{number:02}_" for number in range(len(names))]
