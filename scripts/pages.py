@@ -33,21 +33,22 @@ class PagesError(RuntimeError):
 def build_pages(notebooks: Path, out: Path) -> Path:
     """Path of the start page; the pages are built into `out` of the executed notebooks in a folder.
 
-    Raises PagesError with Sphinx's warnings where there are any (a link that leads nowhere is one); what Sphinx read is
-    then left in `<out>-sources`.
+    Raises PagesError with Sphinx's warnings where there are any (a link that leads nowhere is one); the former pages
+    then stay, and what Sphinx read and wrote lies in `<out>-failed`.
     """
     require_sphinx()
     from sphinx.cmd.build import build_main
 
-    sources = out.with_name(f"{out.name}-sources")
-    for folder in (out, sources):
-        shutil.rmtree(folder, ignore_errors=True)
-    write_sources(notebooks, sources)
-    warnings = sources / "_warnings.txt"
-    options = ["-q", "-W", "--keep-going", "-w", str(warnings), "-d", str(sources / "_doctrees")]
-    if build_main(["-b", "html", *options, str(sources), str(out)]):
+    work = out.with_name(f"{out.name}-failed")
+    shutil.rmtree(work, ignore_errors=True)
+    write_sources(notebooks, work / "sources")
+    warnings = work / "warnings.txt"
+    options = ["-q", "-W", "--keep-going", "-w", str(warnings), "-d", str(work / "doctrees")]
+    if build_main(["-b", "html", *options, str(work / "sources"), str(work / "pages")]):
         raise PagesError(f"the pages have faults:\n{warnings.read_text(encoding='utf-8')}")
-    shutil.rmtree(sources)
+    shutil.rmtree(out, ignore_errors=True)
+    (work / "pages").rename(out)
+    shutil.rmtree(work)
     return out / "index.html"
 
 
@@ -111,10 +112,11 @@ def figures(notebooks: Notebooks) -> str:
         for caption, figure in SHOWN.findall("\n".join(cell.source for cell in notebook.cells)):
             shown.setdefault(figure, (caption, f"Told in [notebook {name[:2]}](notebooks/{name}). "))
     manifest = json.loads((project_root() / "figures" / "manifest.json").read_text(encoding="utf-8"))
-    return "\n\n".join(
-        _figure(name, *shown.get(name, (name.replace("_", " "), "")), list(manifest[name]["sources"]))
-        for name in manifest
-    )
+    texts = []
+    for name, entry in manifest.items():
+        caption, told = shown.get(name, (name.replace("_", " "), ""))
+        texts.append(_figure(name, caption, told, list(entry["sources"])))
+    return "\n\n".join(texts)
 
 
 def _figure(name: str, caption: str, told: str, sources: list[str]) -> str:

@@ -80,6 +80,10 @@ def test_the_search_for_broken_links_finds_them(tmp_path):
     assert sorted(broken(tmp_path)) == ["a.html: b.html#not", "a.html: c.png"]
 
 
+def test_nothing_but_the_pages_is_left_behind(built):
+    assert [path.name for path in built.parent.iterdir()] == ["report"]
+
+
 def test_pages_are_light_and_hold_no_pictures(built):
     for path in built.rglob("*.html"):
         assert path.stat().st_size <= MOST_BYTES, path
@@ -127,7 +131,7 @@ def test_api_has_every_public_name(built):
 
 
 def test_faults_of_sphinx_stop_the_build(tmp_path, monkeypatch):
-    """A notebook that points to a file that is not there; the pages of the package are left out, to be quick."""
+    """A notebook that points to a file that is not there; pages of the package are left out, to be quick."""
     skip_without_sphinx()
     monkeypatch.setattr(api, "rooms", dict)
     cells = [
@@ -135,8 +139,10 @@ def test_faults_of_sphinx_stop_the_build(tmp_path, monkeypatch):
         new_markdown_cell("## Glossary\n\n| w | m |\n|---|---|"),
     ]
     pages.nbformat.write(new_notebook(cells=cells), tmp_path / "00_broken.ipynb")
+    (tmp_path / "out").mkdir()
     with pytest.raises(pages.PagesError, match="no_such_file"):
         pages.build_pages(tmp_path, tmp_path / "out")
+    assert (tmp_path / "out").is_dir()  # the former pages
 
 
 def test_docstrings_keep_code_and_lose_markup():
