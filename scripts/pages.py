@@ -79,18 +79,25 @@ def write_sources(notebooks: Path, folder: Path) -> None:
 
 def parts(notebooks: Notebooks) -> dict[str, dict[str, str]]:
     """Page → what its text in docs/ leaves open; of pages that have no text there, the whole: "body"."""
-    card = (project_root() / "tll_utils" / "search" / "model_card.md").read_text(encoding="utf-8")
     pages = {
         "index.md": {"abstract": abstract(), "results": readme_table()},
         "figures.md": {"figures": figures(notebooks)},
         "glossary.md": {"glossary": glossary(notebooks)},
-        "cards.md": {"model_card": card},
+        "cards.md": {"cards": cards()},
         "api/index.md": {"names": api.public_names()},
     }
     for room, files in api.rooms().items():
         pages[f"api/{room}.md"] = {"body": api.room_page(room, files)}
         pages |= {f"source/{api.name_of(file)}.md": {"body": api.source_page(file)} for file in files}
     return pages
+
+
+def cards() -> str:
+    """The template of a model card, and the cards of the models that come with the package."""
+    folder = project_root() / "tll_utils" / "search"
+    texts = {"Template": folder / "model_card.md"} | {path.parent.name: path for path in folder.glob("*/README.md")}
+    shown = (f"## {name}\n\n``````markdown\n{path.read_text(encoding='utf-8')}``````" for name, path in texts.items())
+    return "\n\n".join(shown)
 
 
 # --- notebooks ------------------------------------------------------------------
