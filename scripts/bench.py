@@ -115,7 +115,7 @@ def memory() -> list[Row]:
 
 def _peak_of_process(n: int) -> float:
     command = [sys.executable, "-m", "scripts.bench", "--peak", str(n)]
-    result = subprocess.run(command, check=True, capture_output=True, text=True, cwd=project_root())
+    result = subprocess.run(command, check=True, capture_output=True, encoding="utf-8", cwd=project_root())
     return float(result.stdout.splitlines()[-1])
 
 

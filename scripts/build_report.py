@@ -13,7 +13,7 @@ from nbclient.exceptions import CellExecutionError
 
 from scripts.figures import redraw_figures
 from scripts.pages import PagesError, build_pages, require_sphinx
-from tll_utils.runtime import progress, project_root
+from tll_utils.runtime import locked, progress, project_root, write_text
 
 CELL_TIMEOUT = None  # training cells on the real data take hours; no cell may run into a limit
 STARTUP_TIMEOUT = 300  # seconds for a kernel to answer, which a busy machine with two cores may need
@@ -50,7 +50,7 @@ def run_notebook(path: Path) -> nbformat.NotebookNode:
     try:
         # A bar inside a notebook would be an output; this runner shows its own.
         with (
-            client.setup_kernel(env={**os.environ, "TLL_PROGRESS": "0"}),
+            client.setup_kernel(env=kernel_environment()),
             progress(iterable=notebook.cells, desc=path.stem, unit="cell") as cells,
         ):
             for number, cell in enumerate(cells, 1):
@@ -63,13 +63,18 @@ def run_notebook(path: Path) -> nbformat.NotebookNode:
     return notebook
 
 
+def kernel_environment() -> dict[str, str]:
+    """Without the user's start-up files of IPython and backend of Matplotlib, which would change the outputs."""
+    return os.environ | {"TLL_PROGRESS": "0", "IPYTHONDIR": str(project_root() / "build" / "ipython"), "MPLBACKEND": ""}
+
+
 def write_report(build: Path) -> Path:
     """The start page of the pages under `build`, made of notebooks that are run now; `figures/` is redrawn."""
     require_sphinx()
     build.mkdir(parents=True, exist_ok=True)
     redraw_figures()  # first, since the notebooks show them
     for path in notebook_paths():
-        nbformat.write(run_notebook(path), build / path.name)
+        write_text(build / path.name, nbformat.writes(run_notebook(path)) + "\n")
     return build_pages(build, build / "report")
 
 
@@ -78,7 +83,7 @@ def refresh_notebooks() -> None:
     for path in notebook_paths():
         notebook = run_notebook(path)
         notebook.metadata = nbformat.from_dict(METADATA)
-        nbformat.write(notebook, path)
+        write_text(path, nbformat.writes(notebook) + "\n")
 
 
 def main() -> None:
@@ -87,11 +92,13 @@ def main() -> None:
     parser.add_argument("--in-place", action="store_true", help="refresh the committed outputs instead")
     arguments = parser.parse_args()
     started = time.time()
+    build = project_root() / "build"
     try:
-        if arguments.in_place:
-            refresh_notebooks()
-        else:
-            print(write_report(project_root() / "build"))
+        with locked(build / "report"):
+            if arguments.in_place:
+                refresh_notebooks()
+            else:
+                print(write_report(build))
     except (NotebookError, PagesError) as error:
         sys.exit(str(error))
     print(f"done in {time.time() - started:.0f} s")

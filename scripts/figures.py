@@ -167,6 +167,7 @@ FIGURES: dict[str, Recipe] = {
 def redraw_figures(folder: Path | None = None) -> None:
     """Draw every figure into `figures/`: NAME.png, NAME.csv, and the hashes of data and sources in manifest.json."""
     folder = folder or project_root() / "figures"
+    plt.switch_backend("agg")  # a window is never needed
     manifest = {}
     for name, (draw, sources) in FIGURES.items():
         fig, data = draw()

@@ -126,8 +126,8 @@ def commit() -> str:
     """The checkout's commit, "-dirty" where tracked code differs from it; "unknown" outside git."""
     try:
         run, code = ["git", "-C", str(project_root())], ["--", "tll_utils", "scripts"]
-        head = subprocess.check_output([*run, "rev-parse", "HEAD"], text=True, stderr=subprocess.DEVNULL)
-        changed = subprocess.check_output([*run, "status", "--porcelain", "-uno", *code], text=True)
+        head = subprocess.check_output([*run, "rev-parse", "HEAD"], encoding="utf-8", stderr=subprocess.DEVNULL)
+        changed = subprocess.check_output([*run, "status", "--porcelain", "-uno", *code], encoding="utf-8")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return head.strip() + ("-dirty" if changed else "")
@@ -158,7 +158,7 @@ def readme_table() -> str:
     measured = {method["name"]: method for method in recorded_methods(*EXPERIMENTS)}
     lines = ["| method | report | here | 95 % interval | task |", "|---|---|---|---|---|"]
     for family, report, ours in FAMILIES:
-        theirs = f"{published[report]:.3f}" if report else ""
+        theirs = f"{published[report]:.3f}" if report in published else ""
         if method := measured.get(ours):
             here = f"{method['expected_top2']:.3f} | {interval_text(method['interval95'])} | {method['task']}"
             lines.append(f"| {family} | {theirs} | {here} |")

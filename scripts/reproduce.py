@@ -31,7 +31,7 @@ from tll_utils.methods.one_to_one import DECODERS
 from tll_utils.methods.registry import get_entry, get_method
 from tll_utils.report.experiments import EXPERIMENTS, Experiment, Row
 from tll_utils.report.results import recorded_methods, results_dir
-from tll_utils.runtime import DAMAGED, keras, project_root, read_arrays, write_arrays, write_text
+from tll_utils.runtime import DAMAGED, keras, locked, project_root, read_arrays, read_json, write_arrays, write_text
 from tll_utils.siamese.training import automatic_precision
 
 LISTS = "lists drawn as the challenge draws them, mean of 20 draws"
@@ -65,7 +65,7 @@ def fold_scores(method: Method, pairs: Pairs, folds: list[Rows], *, neutral: boo
     path = _kept(method, pairs, folds, neutral)
     try:
         arrays, facts = read_arrays(path)
-    except (FileNotFoundError, *DAMAGED):
+    except DAMAGED:
         scores = _score_folds(method, pairs, folds, neutral)
         write_arrays(path, [*scores.raw, *scores.neutral], {"histories": scores.histories, "seconds": scores.seconds})
         return scores
@@ -211,14 +211,21 @@ def main() -> None:
         dataset = load_dataset()
     except DatasetError as error:
         sys.exit(str(error))
+    with locked(_folder()):
+        reproduce(names, dataset)
+
+
+def reproduce(names: list[str], dataset: Dataset) -> None:
+    """Record the experiments, and print the plan before and the comparison after."""
     print(plan(names).to_string(index=False), flush=True)
     # No embedding is cached from before, so that `seconds` counts from image files to scores; of methods that
     # share embeddings the first one pays for them.
     os.environ["TLL_CACHE"] = str(_folder() / "cache")
     earlier = _folder() / "recorded.json"  # an interrupted run has overwritten some of it
-    if not earlier.exists():
-        write_text(earlier, json.dumps(recorded_methods(*EXPERIMENTS)))
-    before = json.loads(earlier.read_text(encoding="utf-8"))
+    try:
+        before = read_json(earlier)
+    except DAMAGED:
+        write_text(earlier, json.dumps(before := recorded_methods(*EXPERIMENTS)))
     for name in names:
         record_experiment(name, dataset)
     record_pair_table(dataset)

@@ -39,10 +39,10 @@ def tiny_original(tmp_path_factory):
         (root / folder).mkdir(parents=True)
         for i in range(count):
             (root / folder / f"{letter}{i}.jpg").write_bytes(encoded(picture(100 * seed + i)))
-    (root / "train.csv").write_text("left,right\n" + "".join(f"l{i},r{i}\n" for i in range(6)))
+    (root / "train.csv").write_text("left,right\n" + "".join(f"l{i},r{i}\n" for i in range(6)), encoding="utf-8")
     header = ",".join(["left", *(f"c{i}" for i in range(20))])
     rows = [",".join([f"q{i}", *(f"g{(i + k) % 21}" for k in range(20))]) for i in range(3)]
-    (root / "test_candidates.csv").write_text("\n".join([header, *rows, ""]))
+    (root / "test_candidates.csv").write_text("\n".join([header, *rows, ""]), encoding="utf-8")
     return root
 
 

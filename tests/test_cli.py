@@ -35,7 +35,7 @@ def place(tmp_path, monkeypatch):
 def submit(tiny, place):
     def run(*options):
         cli.main(["submit", "--data", str(tiny), *options])
-        return pd.read_csv(place / "build" / "submission.csv")
+        return pd.read_csv(place / "build" / "submission.csv", encoding="utf-8")
 
     return run
 
@@ -108,7 +108,7 @@ def test_the_accuracy_is_said_where_the_truth_is_known(submit, tiny, capsys):
     """The truth of each query is its c5, the very picture: top-2 accuracy is 1."""
     for i in range(3):
         shutil.copy(tiny / f"test/left/q{i}.jpg", tiny / f"test/right/g{i + 5}.jpg")
-    (tiny / "test_truth.csv").write_text("left,right\nq0,g5\nq1,g6\nq2,g7\n")
+    (tiny / "test_truth.csv").write_text("left,right\nq0,g5\nq1,g6\nq2,g7\n", encoding="utf-8")
     submit("--method", "tiny_image")
     assert "top-2 accuracy on the known truth: 1.000" in capsys.readouterr().out
 
@@ -140,7 +140,7 @@ def test_look_alikes_of_a_folder_become_a_page(pictures, place, capsys):
     (pictures / "broken.png").write_bytes(b"")
     cli.main(["look-alikes", "pictures", "--model", "lab_histogram", "--top", "3", "--data", str(sample_data())])
     out, err = capsys.readouterr()
-    table = pd.read_csv("look-alikes/look-alikes.csv")
+    table = pd.read_csv("look-alikes/look-alikes.csv", encoding="utf-8")
     assert len(table) == 36 and (table["query"] != table["picture"]).all() and "broken.png" in err
     assert "12 pictures answered from 12" in out and (place / "look-alikes" / "index.html").exists()
 
@@ -150,16 +150,19 @@ def test_one_picture_is_looked_up_in_a_folder(pictures, place):
     shutil.copy(pictures / "p3.jpg", place / "mine.jpg")
     options = ["--query", "mine.jpg", "--model", "tiny_image", "--out", "found", "--data", str(sample_data())]
     cli.main(["look-alikes", "pictures", *options, "--keep-near-duplicates"])
-    assert pd.read_csv("found/look-alikes.csv").iloc[0][["query", "picture"]].tolist() == ["mine.jpg", "p3.jpg"]
+    assert pd.read_csv("found/look-alikes.csv", encoding="utf-8").iloc[0][["query", "picture"]].tolist() == [
+        "mine.jpg",
+        "p3.jpg",
+    ]
     cli.main(["look-alikes", "pictures", *options])
-    assert "p3.jpg" not in set(pd.read_csv("found/look-alikes.csv")["picture"])
+    assert "p3.jpg" not in set(pd.read_csv("found/look-alikes.csv", encoding="utf-8")["picture"])
 
 
 def test_fit_on_own_pairs_then_evaluate_on_own_lists(pictures, place, capsys):
     """Rights are their lefts, brighter: the lists are solved, and the table says so for each."""
     for i in range(12):
         (pictures / f"bright{i}.jpg").write_bytes(encoded(np.minimum(picture(i) + np.uint8(5), 255)))
-    Path("pairs.csv").write_text("left,right\n" + "".join(f"p{i},bright{i}\n" for i in range(12)))
+    Path("pairs.csv").write_text("left,right\n" + "".join(f"p{i},bright{i}\n" for i in range(12)), encoding="utf-8")
     Path("lists.csv").write_text(
         "left,right,a,b,c\np0,bright0,bright0,bright1,bright2\np1,bright1,bright3,bright1,\n", encoding="utf-8"
     )
@@ -167,7 +170,7 @@ def test_fit_on_own_pairs_then_evaluate_on_own_lists(pictures, place, capsys):
     options = ["pictures", "--model", "mine", "--top", "1"]
     cli.main(["evaluate", "lists.csv", *options, "--out", "result.csv"])
     assert "top-1 1.000" in (out := capsys.readouterr().out) and "chance 0.417" in out  # (1/3 + 1/2) / 2
-    assert pd.read_csv("result.csv").to_dict("list") == {
+    assert pd.read_csv("result.csv", encoding="utf-8").to_dict("list") == {
         "left": ["p0.jpg", "p1.jpg"],
         "candidates": [3, 2],
         "top1": [1.0, 1.0],

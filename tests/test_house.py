@@ -12,6 +12,7 @@ from tll_utils.runtime import project_root
 
 ROOT = project_root()
 FILES = sorted(path for folder in ("tll_utils", "scripts") for path in (ROOT / folder).rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
 ASIDE = {"similarity", "evaluation"}  # arrays in, arrays out
 # room of tll_utils → rooms it may import, besides itself; scripts may import them all
 BELOW: dict[str, set[str]] = {"runtime": set(), "similarity": set(), "evaluation": set(), "data": {"runtime"}}
@@ -101,6 +102,8 @@ def text_calls_without_encoding(path: Path) -> Iterator[str]:
 
 
 def _is_text_call(node: ast.Call) -> bool:
+    if any(keyword.arg in ("text", "universal_newlines") for keyword in node.keywords):  # of subprocess
+        return True
     if isinstance(node.func, ast.Name):
         return node.func.id == "open" and _is_text_mode(node.args[1:], node.keywords)
     if not isinstance(node.func, ast.Attribute) or ast.unparse(node.func.value) == "runtime":
@@ -119,7 +122,7 @@ def _is_text_mode(arguments: list[ast.expr], keywords: list[ast.keyword]) -> boo
     return not any(isinstance(mode, ast.Constant) and "b" in str(mode.value) for mode in modes)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", FILES + TESTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_texts_are_read_and_written_in_a_named_encoding(path):
     assert list(text_calls_without_encoding(path)) == []
 
@@ -132,6 +135,7 @@ def test_texts_are_read_and_written_in_a_named_encoding(path):
         ("Image.open(p)", False),
         ("p.read_text()", True), ("p.write_text(t, encoding='utf-8')", False), ("runtime.write_text(p, t)", False),
         ("write_text(p, t)", False), ("t.to_csv(p)", True), ("t.to_csv(index=False)", False), ("pd.read_csv(p)", True),
+        ("subprocess.run(c, text=True)", True), ("subprocess.run(c, encoding='utf-8')", False),
     ],
 )  # fmt: skip
 def test_search_for_encodings_finds_what_it_should(code, is_found, tmp_path, monkeypatch):

@@ -15,8 +15,8 @@ from packaging.requirements import Requirement
 from conftest import encoded, picture
 
 ROOT = Path(__file__).parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-LOCK = (ROOT / "requirements.txt").read_text()
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+LOCK = (ROOT / "requirements.txt").read_text(encoding="utf-8")
 PYTHONS = ("3.11", "3.12", "3.13")
 
 
@@ -43,7 +43,10 @@ def test_lock_has_hashes_and_names_no_index_and_no_place():
 
 
 def test_supported_pythons_are_named_alike():
-    makefile, conda = (ROOT / "Makefile").read_text(), (ROOT / "environment.yml").read_text()
+    makefile, conda = (
+        (ROOT / "Makefile").read_text(encoding="utf-8"),
+        (ROOT / "environment.yml").read_text(encoding="utf-8"),
+    )
     listed = [line.rsplit(" ", 1)[1] for line in PROJECT["project"]["classifiers"] if "Python :: 3." in line]
     assert tuple(listed) == PYTHONS and f"PYTHONS := {' '.join(reversed(PYTHONS))}" in makefile
     assert f"python={PYTHONS[-1]}" in conda
@@ -51,7 +54,7 @@ def test_supported_pythons_are_named_alike():
 
 def pip(*options, **where) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "pip", "install", "--dry-run", *options]
-    return subprocess.run(command, capture_output=True, text=True, **where)
+    return subprocess.run(command, capture_output=True, encoding="utf-8", **where)
 
 
 @pytest.fixture
@@ -67,8 +70,8 @@ def test_pip_takes_the_file_that_conda_writes(network, tmp_path):
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / "tll_utils").mkdir()
     (tmp_path / "tll_utils" / "__init__.py").touch()
-    section = yaml.safe_load((tmp_path / "environment.yml").read_text())["dependencies"][-1]["pip"]
-    (tmp_path / "condaenv.requirements.txt").write_text("\n".join(section))
+    section = yaml.safe_load((tmp_path / "environment.yml").read_text(encoding="utf-8"))["dependencies"][-1]["pip"]
+    (tmp_path / "condaenv.requirements.txt").write_text("\n".join(section), encoding="utf-8")
     run = pip("-U", "-r", "condaenv.requirements.txt", "--exists-action=b", cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     assert "tll-utils" in run.stdout.splitlines()[-1]
@@ -91,13 +94,13 @@ def python(path: Path, version: str):
     """Writes a program that gives its version and else repeats what it is asked; without a version it always fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
     answers = f'*version_info*) echo {version} ;; *ensurepip*) ;; *) echo "{path.name} $*"; exit 1 ;;'
-    path.write_text(f'#!/bin/sh\ncase "$*" in {answers if version else "*) exit 127 ;;"} esac\n')
+    path.write_text(f'#!/bin/sh\ncase "$*" in {answers if version else "*) exit 127 ;;"} esac\n', encoding="utf-8")
     path.chmod(0o755)
 
 
 def make(checkout, *arguments) -> str:
     environment = {"PATH": str(checkout / "bin")}
-    run = subprocess.run(["make", *arguments], cwd=checkout, env=environment, capture_output=True, text=True)
+    run = subprocess.run(["make", *arguments], cwd=checkout, env=environment, capture_output=True, encoding="utf-8")
     return run.stdout
 
 
@@ -137,7 +140,7 @@ def test_make_replaces_a_venv_that_cannot_serve_and_says_why(checkout, version, 
     for name in ("3.12", "3.13"):
         python(checkout / "bin" / f"python{name}", name)
     python(checkout / ".venv" / "bin" / "python", version)
-    (checkout / ".venv" / "place").write_text(place or str(checkout.resolve()))
+    (checkout / ".venv" / "place").write_text(place or str(checkout.resolve()), encoding="utf-8")
     (checkout / ".venv" / "ready").touch()
     said = make(checkout, ".venv/ready", *arguments)
     assert (f"The present .venv is replaced: {why}." in said) == (why is not None)

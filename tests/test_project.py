@@ -9,6 +9,7 @@ import pytest
 from conftest import encoded, picture
 from scripts.recording import readme_table
 from tll_utils import cli
+from tll_utils.methods.registry import BEST
 from tll_utils.runtime import project_root
 
 ROOT = project_root()
@@ -53,7 +54,7 @@ def commands_of_the_readme() -> list[str]:
 def test_make_commands_of_the_readme_are_understood(command):
     """Not run: `make report` and `make test` are what runs this."""
     command = re.sub(r"\[.*\]", "", command).replace("<folder>", "data/sample")
-    shown = subprocess.run([*command.split(), "-n"], cwd=ROOT, capture_output=True, text=True)
+    shown = subprocess.run([*command.split(), "-n"], cwd=ROOT, capture_output=True, encoding="utf-8")
     assert shown.returncode == 0, shown.stderr
 
 
@@ -64,11 +65,15 @@ def users_folder(tiny, tmp_path, monkeypatch):
     (tmp_path / "pictures").mkdir()
     for i in range(24):
         (tmp_path / "pictures" / f"p{i}.jpg").write_bytes(encoded(picture(i)))
-    (tmp_path / "pairs.csv").write_text("left,right\n" + "".join(f"p{i},p{i + 12}\n" for i in range(12)))
-    (tmp_path / "lists.csv").write_text("left,right,c0,c1,c2\np0,p12,p13,p12,p14\np1,p13,p13,p12,\n")
+    (tmp_path / "pairs.csv").write_text(
+        "left,right\n" + "".join(f"p{i},p{i + 12}\n" for i in range(12)), encoding="utf-8"
+    )
+    (tmp_path / "lists.csv").write_text("left,right,c0,c1,c2\np0,p12,p13,p12,p14\np1,p13,p13,p12,\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     for variable in ("TLL_DATA", "TLL_PROGRESS"):
         monkeypatch.setenv(variable, "")
+    for name, value in {"epochs": 1, "n_seeds": 1, "inputs": BEST.inputs[:2]}.items():
+        monkeypatch.setattr(BEST, name, value)  # trained for a moment
     return tmp_path
 
 

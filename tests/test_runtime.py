@@ -1,10 +1,17 @@
 """Places, files that are whole or not there, seeds, progress, prefetch, and a Keras that keeps quiet."""
 
+import errno
+import os
 import random
+import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from threading import Timer
+from types import SimpleNamespace
 
+import filelock
 import numpy as np
 import pytest
 
@@ -24,12 +31,68 @@ def test_cache_folder_is_made_where_the_variable_says(tmp_path, monkeypatch):
 def test_atomic_write_leaves_the_new_file_or_the_old_one(tmp_path):
     path = tmp_path / "new folder" / "file.txt"
     with runtime.atomic_write(path) as partial:
-        partial.write_text("first")
+        partial.write_text("first", encoding="utf-8")
         assert not path.exists()
     with pytest.raises(ZeroDivisionError), runtime.atomic_write(path) as partial:
-        partial.write_text("half")
+        partial.write_text("half", encoding="utf-8")
         raise ZeroDivisionError
-    assert path.read_text() == "first" and list(path.parent.iterdir()) == [path]
+    assert path.read_text(encoding="utf-8") == "first" and list(path.parent.iterdir()) == [path]
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from tll_utils.runtime import locked
+with locked(Path(sys.argv[1])) as is_alone:
+    print("held" if is_alone else "not held", flush=True)
+    time.sleep(float(sys.argv[2]))
+"""
+
+
+def hold(path, seconds):
+    """A run that has locked `path`."""
+    run = subprocess.Popen([sys.executable, "-c", HOLDER, path, str(seconds)], stdout=subprocess.PIPE, encoding="utf-8")
+    assert run.stdout is not None and run.stdout.readline() == "held\n"
+    return run
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_a_run_waits_for_another_says_so_and_leaves_no_lock_behind(tmp_path, capsys, is_killed):
+    other = hold(tmp_path / "new" / "file", 60 if is_killed else 2)
+    Timer(1.5, other.kill if is_killed else str).start()
+    started = time.perf_counter()
+    with runtime.locked(tmp_path / "new" / "file") as is_alone:
+        assert is_alone and time.perf_counter() - started > 1
+        assert other.wait() == (-signal.SIGKILL if is_killed else 0)
+    assert capsys.readouterr().err == f"waiting for another run, which works on {tmp_path / 'new' / 'file'}\n"
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_three_runs_that_wait_come_one_after_the_other(tmp_path):
+    """The lock's file is removed between them; each must ask for the new one."""
+    note = tmp_path / "inside"
+
+    def enter(_):
+        with runtime.locked(tmp_path / "file") as is_alone:
+            assert is_alone and not note.exists()
+            note.touch()
+            time.sleep(0.2)
+            note.unlink()
+
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(enter, range(9))) == [None] * 9
+
+
+@pytest.mark.parametrize("error", [errno.EROFS, errno.EACCES, errno.ENOSPC, errno.ENOLCK, errno.ENOSYS])
+def test_a_place_without_locks_is_used_without_one(tmp_path, monkeypatch, error):
+    """Read-only, full, a network's file system; what cannot be written says so itself."""
+
+    def refuse(*_, **__):
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
+    with runtime.locked(tmp_path / "file") as is_alone:
+        assert not is_alone
 
 
 def test_text_is_utf8_with_unix_line_ends(tmp_path):
@@ -89,7 +152,7 @@ def test_packaged_file_is_found_and_checked(tmp_path, monkeypatch):
     """Missing package, missing file and altered file each name the remedy; the package's code is not run."""
     package = tmp_path / "toy_package"
     package.mkdir()
-    (package / "__init__.py").write_text("raise ImportError('not to be run')")
+    (package / "__init__.py").write_text("raise ImportError('not to be run')", encoding="utf-8")
     (package / "weights.bin").write_bytes(b"abc")
     monkeypatch.syspath_prepend(tmp_path)
     right = runtime.sha256_of(package / "weights.bin")
@@ -152,10 +215,43 @@ def test_an_error_while_prefetching_is_raised_in_its_turn():
         next(results)
 
 
+SETTINGS = """
+import os, sys
+exec(sys.argv[1])
+from tll_utils.runtime import CHANGES_NUMBERS, keras
+k, layer = keras.config, keras.layers.Dense(1)
+print(k.floatx(), k.image_data_format(), k.backend(), k.epsilon(), k.max_epochs(), k.max_steps_per_epoch(), layer.dtype)
+assert not set(CHANGES_NUMBERS) & set(os.environ)
+"""
+
+
+@pytest.mark.parametrize(
+    ("keras_json", "variables", "before"),
+    [
+        ('{"floatx": "float16", "image_data_format": "channels_first", "epsilon": 0.1, "backend": "jax"}', {}, ""),
+        ("{}", {"KERAS_BACKEND": "torch", "KERAS_MAX_EPOCHS": "1", "ONEDNN_DEFAULT_FPMATH_MODE": "BF16"}, ""),
+        ('{"floatx": "float16"}', {}, "import keras; keras.config.set_dtype_policy('mixed_float16')"),
+        ("{}", {"KERAS_MAX_EPOCHS": "1", "KERAS_MAX_STEPS_PER_EPOCH": "1"}, "import keras"),
+    ],
+)
+def test_numbers_do_not_depend_on_the_users_settings_of_keras(tmp_path, keras_json, variables, before):
+    (tmp_path / "keras.json").write_text(keras_json, encoding="utf-8")
+    environment = os.environ | {"KERAS_HOME": str(tmp_path)} | variables
+    command = [sys.executable, "-c", SETTINGS, before]
+    run = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8")
+    assert run.stdout == "float32 channels_last tensorflow 1e-07 None None float32\n", run.stderr
+
+
+def test_another_backend_that_is_already_at_work_is_named():
+    config = SimpleNamespace(backend=lambda: "jax")
+    with pytest.raises(RuntimeError, match=r"Keras was imported with the backend jax: set KERAS_BACKEND=tensorflow"):
+        runtime._set_numbers(config)
+
+
 def test_keras_starts_without_a_word_and_only_when_asked_for():
     """A notice on stderr would stand in every notebook; TensorFlow takes seconds to import."""
     code = (
         "import sys; from tll_utils import runtime; assert 'tensorflow' not in sys.modules; runtime.keras.ops.ones(2)"
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8")
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")

@@ -1,6 +1,7 @@
 """The command line: `tll <command>`, or `python -m tll_utils <command>`. `tll <command> --help` shows an example."""
 
 import argparse
+import errno
 import os
 import shutil
 import subprocess
@@ -13,6 +14,14 @@ from tll_utils import runtime
 
 SHIPPED = "adapter_lite0_small"  # the model that comes with the package: Lite0 features, no faces
 FAILURES = (ValueError, OSError, RuntimeError)  # of bad input; their texts name the file and the remedy
+ELSEWHERE = "name other folders: TLL_CACHE or --cache for what is computed, --out, --save for what is written"
+REMEDIES = {  # of the system's errors, whose texts name the file
+    errno.ENOSPC: f"free some space, or {ELSEWHERE}",
+    errno.EDQUOT: f"free some space, or {ELSEWHERE}",
+    errno.EROFS: ELSEWHERE,
+    errno.EACCES: f"change its permissions, or {ELSEWHERE}",
+    errno.EPERM: f"change its permissions, or {ELSEWHERE}",
+}
 
 Arguments = argparse.Namespace
 
@@ -29,7 +38,9 @@ def test(arguments: Arguments) -> None:
     """Run the unit tests, then the notebooks on the sample, compared with their committed outputs."""
     _run("pytest", *arguments.options)
     if not arguments.options:
-        _run("pytest", "--nbval", "--nbval-cell-timeout", "600", "notebooks", TLL_DATA="data/sample", TLL_PROGRESS="0")
+        # Without the user's start-up files of IPython and backend of Matplotlib, which would change the outputs.
+        own = {"IPYTHONDIR": str(runtime.build_dir() / "ipython"), "MPLBACKEND": "", "TLL_PROGRESS": "0"}
+        _run("pytest", "--nbval", "--nbval-cell-timeout", "600", "notebooks", TLL_DATA="data/sample", **own)
 
 
 def reproduce(arguments: Arguments) -> None:
@@ -81,7 +92,9 @@ def look_alikes(arguments: Arguments) -> None:
     keep = arguments.keep_near_duplicates
     table = look_alikes(method, queries.images, gallery.images, top=arguments.top, keep_near_duplicates=keep)
     unreadable = pd.concat([gallery.unreadable, queries.unreadable]).drop_duplicates()
-    texts = {"title": f"Look-alikes in {arguments.folder.name}", "model_text": str(arguments.model)}
+    copies = "each shown" if keep else "left out, or named beside the one that is shown"
+    texts = {"title": f"Look-alikes in {arguments.folder.name}"}
+    texts["model_text"] = f"Compared by {arguments.model}. Near-duplicates are {copies}."
     page = write_page(table, queries.images, gallery.images, unreadable, arguments.out, **texts)
     for file, problem in unreadable.itertuples(index=False):
         print(f"left out: {file}: {problem}", file=sys.stderr)
@@ -135,7 +148,7 @@ def evaluate(arguments: Arguments) -> None:
 
 def clean(arguments: Arguments) -> None:
     """Delete the cache: embeddings, face descriptors and small copies of pictures; with --all, all of build/."""
-    folders = [Path(os.environ.get("TLL_CACHE") or runtime.cache_dir())]
+    folders = [runtime.named_path("TLL_CACHE") or runtime.build_dir() / "cache"]
     folders += [runtime.build_dir()] * arguments.all
     for folder in folders:
         if folder.exists():
@@ -292,4 +305,5 @@ def main(options: list[str] | None = None) -> None:
     try:
         arguments.run(arguments)
     except FAILURES as error:
-        sys.exit(f"tll: {error}")
+        remedy = REMEDIES.get(getattr(error, "errno", None))
+        sys.exit(f"tll: {error}" + (f" — {remedy}" if remedy else ""))

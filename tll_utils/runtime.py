@@ -1,22 +1,23 @@
-"""What every room stands on: paths, seeds, Keras set up once and quietly, atomic writes, prefetch."""
+"""What every room stands on: paths, seeds, Keras set up once and quietly, atomic writes, locks, prefetch."""
 
+import errno
 import hashlib
 import importlib.util
 import json
 import logging
 import os
 import sys
-import zipfile
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
+import filelock
 import numpy as np
 from platformdirs import user_cache_path
 from tqdm import tqdm
@@ -24,7 +25,12 @@ from tqdm import tqdm
 if TYPE_CHECKING:
     import keras as keras
 
-DAMAGED = (EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error)  # raised while a damaged .npz file is read
+DAMAGED = Exception  # readers of damaged files raise nearly any: OSError, TokenError, zlib.error, NotImplementedError …
+
+CHANGES_NUMBERS = (  # variables that shorten trainings or let TensorFlow compute in another precision
+    "KERAS_MAX_EPOCHS", "KERAS_MAX_STEPS_PER_EPOCH", "ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE",
+    "TF_ENABLE_AUTO_MIXED_PRECISION", "TF_SET_ONEDNN_FPMATH_MODE", "TF_XLA_FLAGS", "NVIDIA_TF32_OVERRIDE",
+)  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
@@ -36,8 +42,11 @@ def __getattr__(name: str) -> Any:
 
 @cache
 def _keras():
-    """Keras without the notices TensorFlow writes straight to the process's stderr while it starts."""
+    """Keras on TensorFlow, whatever the user's settings, and without the notices of its start on stderr."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # nor what it logs of its first `fit`
+    for variable in CHANGES_NUMBERS:
+        os.environ.pop(variable, None)
+    os.environ["KERAS_BACKEND"] = "tensorflow"
     sys.stderr.flush()
     saved = os.dup(2)
     with open(os.devnull, "wb") as nowhere:
@@ -49,8 +58,21 @@ def _keras():
     finally:
         os.dup2(saved, 2)
         os.close(saved)
+    _set_numbers(keras.config)
     logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns of retracing, which many small networks cause
     return keras
+
+
+def _set_numbers(config: Any) -> None:
+    """Set what embeddings and trainings depend on: a user's keras.json or earlier code may have set it otherwise."""
+    if config.backend() != "tensorflow":
+        raise RuntimeError(f"Keras was imported with the backend {config.backend()}: set KERAS_BACKEND=tensorflow")
+    config.set_floatx("float32")
+    config.set_dtype_policy("float32")
+    config.set_epsilon(1e-7)
+    config.set_image_data_format("channels_last")
+    config.set_max_epochs(None)
+    config.set_max_steps_per_epoch(None)
 
 
 def project_root() -> Path:
@@ -64,9 +86,15 @@ def build_dir() -> Path:
     return (root if (root / "pyproject.toml").is_file() else user_cache_path("tll-utils")) / "build"
 
 
+def named_path(variable: str) -> Path | None:
+    """Path that an environment variable names, if any: ~ is the home, and a relative one starts at the checkout."""
+    named = os.environ.get(variable)
+    return project_root() / Path(named).expanduser() if named else None
+
+
 def cache_dir() -> Path:
     """Folder for everything that can be computed again: `$TLL_CACHE`, else `cache` of `build_dir()`."""
-    path = Path(os.environ.get("TLL_CACHE") or build_dir() / "cache")
+    path = named_path("TLL_CACHE") or build_dir() / "cache"
     path.mkdir(parents=True, exist_ok=True)
     return path
 
@@ -102,21 +130,70 @@ def _sha256_of(path: Path, size: int, modified: int) -> str:
 
 
 @contextmanager
+def file_named(path: Path) -> Iterator[None]:
+    """Errors of writing, such as that of a full disk, name the file."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename:
+            raise
+        raise OSError(error.errno or errno.ENOSPC, error.strerror or str(error), str(path)) from error
+
+
+@contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """A path to write to instead: its file replaces `path` when the block ends, and vanishes after an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")  # processes may write at once
+    partial = path.with_name(f"{path.name}.{uuid4().hex[:8]}.partial")  # runs may write at once
     try:
-        yield partial
-        os.replace(partial, path)
+        with file_named(path):
+            yield partial
+            os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[bool]:
+    """Make or change `path` while no other run does: after a second of waiting one line says so.
+
+    Whether it is locked: nothing is where the place is read-only or its file system has no locks.
+    """
+    lock = filelock.FileLock(path.with_name(f".{path.name}.lock"), fallback_to_soft=False)
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=1)
+        except filelock.Timeout:
+            print(f"waiting for another run, which works on {path}", file=sys.stderr, flush=True)
+            lock.acquire()
+    try:
+        yield lock.is_locked
+    finally:
+        if lock.is_locked:
+            with suppress(OSError):  # Windows removes it after the release
+                os.unlink(lock.lock_file)  # before the release: a run that waits sees it and asks anew
+            lock.release()
 
 
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text with "\\n" line ends, atomically."""
     with atomic_write(path) as partial:
         partial.write_text(text, encoding="utf-8", newline="\n")
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@contextmanager
+def damage_named(path: Path, remedy: str) -> Iterator[None]:
+    """Where reading `path` fails, raise a ValueError of one line that names it and the remedy."""
+    try:
+        yield
+    except DAMAGED as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{path} cannot be read ({reason}): {remedy}") from error
 
 
 def write_arrays(path: Path, arrays: Sequence[np.ndarray], facts: object = None) -> None:
@@ -126,7 +203,7 @@ def write_arrays(path: Path, arrays: Sequence[np.ndarray], facts: object = None)
 
 
 def read_arrays(path: Path) -> tuple[list[np.ndarray], Any]:
-    """The arrays and facts of `write_arrays`. Raises FileNotFoundError, or one of DAMAGED; no pickle is run."""
+    """The arrays and facts of `write_arrays`. Raises one of DAMAGED; no pickle is run."""
     with np.load(path, allow_pickle=False) as file:
         facts, *arrays = file.values()  # in the order they were written
     return arrays, json.loads(str(facts))

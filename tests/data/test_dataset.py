@@ -259,6 +259,16 @@ def test_the_committed_sample_is_sound():
     root = runtime.project_root() / "data" / "sample"
     data = load_dataset(root)
     assert data.notes.empty and len(data.factors) == len(data.train) + len(data.test)
-    with (root / "test_truth.csv").open(newline="") as file:
+    with (root / "test_truth.csv").open(newline="", encoding="utf-8") as file:
         truth = {row["left"]: row["right"] for row in csv.DictReader(file)}
     assert [data.test.right.ids[column] for column in data.test.match] == [truth[i] for i in data.test.left.ids]
+
+
+@pytest.mark.parametrize("text", ["", "[[", "{}", "null", "[1, 2]", '[["a", [], ""]]'])
+def test_a_damaged_memory_of_the_check_is_made_again(tiny, text):
+    expected = load_dataset(tiny).fingerprint
+    memories = list((tiny.parent / "cache").glob("checked-*.json"))
+    for memory in memories:
+        memory.write_text(text, encoding="utf-8")
+    assert load_dataset(tiny).fingerprint == expected
+    assert all(memory.stat().st_size > 100 for memory in memories)

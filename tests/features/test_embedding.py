@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 import tracemalloc
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -136,7 +137,7 @@ def test_views_are_cached_apart(tiny):
     assert len(list((tiny.parent / "cache" / "embeddings").iterdir())) == 4
 
 
-@pytest.mark.parametrize("damage", ["flipped byte", "truncated", "missing", "no checksums"])
+@pytest.mark.parametrize("damage", ["flipped byte", "truncated", "missing", "no checksums", "[]", "{}", ""])
 def test_damaged_cache_is_made_again(cache, damage):
     embed(FakeImages(40), MEAN_COLOUR)
     (file,) = cache.glob("embeddings/*/mean.npy")
@@ -149,7 +150,7 @@ def test_damaged_cache_is_made_again(cache, damage):
     elif damage == "missing":
         file.unlink()
     else:
-        (file.parent / "complete.json").write_text("{")
+        (file.parent / "complete.json").write_text("{" if damage == "no checksums" else damage, encoding="utf-8")
     images = FakeImages(40)
     np.testing.assert_array_equal(embed(images, MEAN_COLOUR)["mean"], expected(40))
     assert len(images.read) == 40
@@ -178,10 +179,75 @@ def test_a_killed_extraction_continues_where_it_stopped(cache):
     assert killed.returncode == -signal.SIGKILL
     assert not list(cache.glob("embeddings/*/complete.json"))
     (noted,) = cache.glob("embeddings/*/rows_done.txt")
-    done = int(noted.read_text())
+    done = int(noted.read_text(encoding="utf-8").split()[0])
     images = FakeImages(100)
     np.testing.assert_array_equal(embed(images, MEAN_COLOUR)["mean"], expected(100))
     assert done in (32, 64) and min(images.read) == done
+
+
+@pytest.mark.parametrize("damage", ["no array", "empty array", "short array", "no number", "other number", "no text"])
+def test_an_interrupted_extraction_whose_files_are_damaged_begins_anew(cache, damage):
+    def stopped(batch):
+        return 1 / 0 if batch[0][0, 0, 0] == 64 else means(batch)
+
+    with pytest.raises(ZeroDivisionError):
+        embed(FakeImages(100), replace(MEAN_COLOUR, encode=stopped))
+    (noted,) = cache.glob("embeddings/*/rows_done.txt")
+    array = noted.with_name("double.npy")
+    if "array" in damage:
+        data = array.read_bytes()
+        array.unlink()
+        if damage != "no array":
+            array.write_bytes(b"" if damage == "empty array" else data[:-8])
+    else:
+        noted.write_bytes({"no number": b"many mean", "other number": b"999 mean", "no text": b"\xff\x00"}[damage])
+    images = FakeImages(100)
+    np.testing.assert_array_equal(embed(images, MEAN_COLOUR)["double"], 2 * expected(100))
+    assert min(images.read) == 0
+
+
+AT_ONCE = """
+import sys, time
+sys.path.insert(0, sys.argv[1])
+from test_embedding import MEAN_COLOUR, FakeImages, embed, expected, means, np, replace
+
+def encode(batch):
+    time.sleep(0.2)
+    return means(batch)
+
+images = FakeImages(320)
+np.testing.assert_array_equal(embed(images, replace(MEAN_COLOUR, encode=encode))["mean"], expected(320))
+print(len(images.read))
+"""
+
+
+def test_of_two_runs_at_once_one_waits_for_the_other_and_takes_its_rows(cache):
+    command = [sys.executable, "-c", AT_ONCE, str(Path(__file__).parent)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "encoding": "utf-8"}
+    runs = [subprocess.Popen(command, **pipes) for _ in range(2)]
+    outputs = [run.communicate() for run in runs]
+    assert sorted(out for out, _ in outputs) == ["0\n", "320\n"], outputs
+    assert sum(err.count("waiting for another run") for _, err in outputs) == 1
+    np.testing.assert_array_equal(embed(FakeImages(320), MEAN_COLOUR)["mean"], expected(320))
+    assert len(list((cache / "embeddings").iterdir())) == 1
+
+
+def test_runs_that_cannot_lock_do_not_write_into_each_others_files(cache, monkeypatch):
+    """A file system without locks: the second run begins while the first is in its second batch."""
+
+    @contextmanager
+    def no_lock(path):
+        yield False
+
+    def encode(batch):
+        if batch[0][0, 0, 0] == 32:
+            embed(FakeImages(100), MEAN_COLOUR)
+        return means(batch)
+
+    monkeypatch.setattr(embedding, "locked", no_lock)
+    arrays = embed(FakeImages(100), replace(MEAN_COLOUR, encode=encode))
+    np.testing.assert_array_equal(arrays["double"], 2 * expected(100))
+    assert len(list((cache / "embeddings").iterdir())) == 1
 
 
 class Unwritable:
@@ -209,7 +275,7 @@ def test_rows_count_as_done_when_all_outputs_have_them(batch):
 def test_checksums_are_of_the_files_on_disk(cache):
     embed(FakeImages(5), MEAN_COLOUR)
     (complete,) = cache.glob("embeddings/*/complete.json")
-    assert sorted(json.loads(complete.read_text())) == ["double", "mean"]
+    assert sorted(json.loads(complete.read_text(encoding="utf-8"))) == ["double", "mean"]
 
 
 def test_an_error_of_the_loader_is_passed_on():

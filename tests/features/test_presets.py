@@ -244,7 +244,7 @@ def test_found_by_name(preset, tmp_path, monkeypatch):
 
 
 def test_incomplete_folder(preset, tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({}))
+    (tmp_path / "config.json").write_text(json.dumps({}), encoding="utf-8")
     with pytest.raises(PresetError, match=r"lacks image_converter\.json, model\.weights\.h5"):
         find_preset(str(tmp_path))
 
@@ -255,5 +255,5 @@ def test_other_weights_are_another_name(preset, tmp_path):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     before = backbone(str(tmp_path)).name
     config = tmp_path / "image_converter.json"
-    config.write_text(config.read_text() + " ")
+    config.write_text(config.read_text(encoding="utf-8") + " ", encoding="utf-8")
     assert backbone(str(tmp_path)).name != before

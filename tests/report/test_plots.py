@@ -1,5 +1,9 @@
 """Pictures show what they were given: checked on the drawn objects, not on pixels."""
 
+import os
+import subprocess
+import sys
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -80,7 +84,7 @@ def test_saved_figure_has_its_data_beside_it_and_the_same_bytes_each_time(tmp_pa
         fig, ax = plt.subplots()
         ax.plot(data.x)
         plots.save_figure(fig, "line", data, folder=tmp_path / folder)
-    assert pd.read_csv(tmp_path / "a" / "line.csv").equals(data)
+    assert pd.read_csv(tmp_path / "a" / "line.csv", encoding="utf-8").equals(data)
     assert (tmp_path / "a" / "line.png").read_bytes() == (tmp_path / "b" / "line.png").read_bytes()
 
 
@@ -96,3 +100,13 @@ def test_training_curves_show_both_parts_and_leave_out_what_is_not_known():
     _, axes = plt.subplots(1, 2)
     plots.training_curves(axes, history)
     assert [ax.get_ylabel() for ax in axes] == ["loss", "expected top-2"]
+
+
+def test_figures_do_not_depend_on_the_users_style(tmp_path):
+    (tmp_path / "matplotlibrc").write_text("axes.facecolor: black\nfont.size: 30\nsavefig.dpi: 10\n", encoding="utf-8")
+    code = (
+        "import tll_utils.report.plots, matplotlib as m; print(m.rcParams['axes.facecolor'], m.rcParams['font.size'])"
+    )
+    environment = os.environ | {"MATPLOTLIBRC": str(tmp_path)}
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, encoding="utf-8")
+    assert run.stdout == "white 10.0\n", run.stderr

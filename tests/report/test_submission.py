@@ -102,7 +102,7 @@ def test_written_file_has_the_rows_in_order(tmp_path):
     dataset, path = fake_dataset(), tmp_path / "new folder" / "submission.csv"
     scores = np.random.default_rng(1).normal(size=(3, 20)).astype(np.float32)
     submission.write_submission(dataset, scores, path)
-    table = pd.read_csv(path, keep_default_na=False)
+    table = pd.read_csv(path, keep_default_na=False, encoding="utf-8")
     assert list(table.columns) == ["left", *(f"c{i}" for i in range(20))]
     assert list(table.left) == ["null", "bbb", "NA"]
     np.testing.assert_allclose(table.iloc[:, 1:].to_numpy(float), scores, rtol=1e-6)
@@ -112,12 +112,12 @@ def test_written_file_has_the_rows_in_order(tmp_path):
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_scores_that_are_not_finite_are_refused_and_the_old_file_stays(tmp_path, bad):
     path = tmp_path / "submission.csv"
-    path.write_text("old")
+    path.write_text("old", encoding="utf-8")
     scores = np.zeros((3, 20))
     scores[1, 4] = bad
     with pytest.raises(ValueError, match="bbb, c4"):
         submission.write_submission(fake_dataset(), scores, path)
-    assert path.read_text() == "old"
+    assert path.read_text(encoding="utf-8") == "old"
 
 
 def test_wrong_shape_is_refused(tmp_path):

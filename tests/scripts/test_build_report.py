@@ -38,7 +38,9 @@ def test_a_kernel_that_does_not_start_is_named(tmp_path, monkeypatch, program):
     """A kernel specification in JUPYTER_PATH goes before the installed one of the same name."""
     folder = tmp_path / "kernels" / "python3"
     folder.mkdir(parents=True)
-    (folder / "kernel.json").write_text(json.dumps({"argv": [program], "display_name": "", "language": "python"}))
+    (folder / "kernel.json").write_text(
+        json.dumps({"argv": [program], "display_name": "", "language": "python"}), encoding="utf-8"
+    )
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
     path = write_notebook(tmp_path / "05_fine.ipynb", "x = 1")
     with pytest.raises(build_report.NotebookError, match=r"cell 1 of 2 in 05_fine\.ipynb: the kernel did not start"):
@@ -75,3 +77,15 @@ def test_the_notebooks_are_numbered_and_end_with_the_report():
     names = [path.name for path in build_report.notebook_paths()]
     assert [name[:3] for name in names] == [f"{number:02}_" for number in range(len(names))]
     assert len(names) >= 10 and names[-1].endswith("_report.ipynb")
+
+
+def test_a_users_settings_do_not_reach_the_notebooks(tmp_path, monkeypatch):
+    """Start-up files of IPython, such as pandas options, and a backend of Matplotlib that needs a window."""
+    startup = tmp_path / "profile_default" / "startup"
+    startup.mkdir(parents=True)
+    (startup / "00-mine.py").write_text("import pandas; pandas.options.display.max_rows = 1", encoding="utf-8")
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
+    monkeypatch.setenv("MPLBACKEND", "tkagg")
+    source = "import matplotlib.pyplot as plt, pandas\nprint(plt.get_backend(), pandas.options.display.max_rows)"
+    executed = build_report.run_notebook(write_notebook(tmp_path / "05_style.ipynb", source))
+    assert executed.cells[1].outputs[0].text.endswith("inline 60\n")

@@ -33,7 +33,10 @@ def test_figure_was_drawn_from_the_recorded_results(name):
 def test_redrawing_gives_the_committed_data(tmp_path):
     figures.redraw_figures(tmp_path)
     for name in figures.FIGURES:
-        pd.testing.assert_frame_equal(pd.read_csv(tmp_path / f"{name}.csv"), pd.read_csv(FOLDER / f"{name}.csv"))
+        pd.testing.assert_frame_equal(
+            pd.read_csv(tmp_path / f"{name}.csv", encoding="utf-8"),
+            pd.read_csv(FOLDER / f"{name}.csv", encoding="utf-8"),
+        )
     assert json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8")) == MANIFEST
 
 

@@ -103,13 +103,13 @@ def test_commit_says_whether_the_code_differs_from_it(tmp_path, monkeypatch):
     assert recording.commit() == "unknown"  # outside git
     for folder in ("tll_utils", "scripts", "notebooks"):
         (tmp_path / folder).mkdir()
-        (tmp_path / folder / "code.py").write_text("1\n")
+        (tmp_path / folder / "code.py").write_text("1\n", encoding="utf-8")
     run = ["git", "-C", str(tmp_path), "-c", "user.name=n", "-c", "user.email=e"]
     for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
         subprocess.run([*run, *command], check=True)
     clean = recording.commit()
     assert len(clean) == 40
-    (tmp_path / "notebooks" / "code.py").write_text("2\n")
+    (tmp_path / "notebooks" / "code.py").write_text("2\n", encoding="utf-8")
     assert recording.commit() == clean
-    (tmp_path / "scripts" / "code.py").write_text("2\n")
+    (tmp_path / "scripts" / "code.py").write_text("2\n", encoding="utf-8")
     assert recording.commit() == f"{clean}-dirty"

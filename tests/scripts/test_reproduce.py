@@ -62,7 +62,7 @@ def checkout(tmp_path, monkeypatch):
     monkeypatch.setattr(Planted, "fits", [])
     monkeypatch.setattr(Planted, "fail", set())
     (tmp_path / "tll_utils").mkdir()
-    (tmp_path / "tll_utils" / "code.py").write_text("1\n")
+    (tmp_path / "tll_utils" / "code.py").write_text("1\n", encoding="utf-8")
     results.results_dir().mkdir(parents=True)
     return tmp_path
 
@@ -109,7 +109,7 @@ def test_any_change_makes_the_scores_anew(sample, checkout, changed):
         neutral = True
     else:
         file = "code.py" if changed == "code" else "more.py"
-        (checkout / "tll_utils" / file).write_text("2\n")
+        (checkout / "tll_utils" / file).write_text("2\n", encoding="utf-8")
     reproduce.fold_scores(method, pairs, folds, neutral=neutral)
     assert len(Planted.fits) == 4
 
@@ -236,7 +236,7 @@ def command(checkout, monkeypatch, toy):
     monkeypatch.setenv("TLL_CACHE", "")  # the run sets another; this puts it back
     monkeypatch.delenv("ONLY", raising=False)
     (checkout / "README.md").write_text(f"# Title\n{recording.START}\nold\n{recording.END}\n", encoding="utf-8")
-    (results.results_dir() / "published.csv").write_text("method,top2,source\nVGG16,0.504,report\n")
+    (results.results_dir() / "published.csv").write_text("method,top2,source\nVGG16,0.504,report\n", encoding="utf-8")
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["reproduce", *arguments])
@@ -250,9 +250,9 @@ def test_run_records_what_only_names_and_compares_with_what_was_recorded(command
     command()
     assert list(recorded("toy")) == ["one", "two"] and len(recorded("together")) == 2
     assert Planted.fits == ["one"] * 5 + ["two"] * 5  # the decoded method is the one measured before
-    assert "VGG16" in (checkout / "README.md").read_text(encoding="utf-8")
-    assert len(pd.read_csv(results.results_dir() / "pair_table.csv")) == 40
-    assert not (checkout / "build" / "reproduce").exists()
+    assert "| report | here |" in (checkout / "README.md").read_text(encoding="utf-8")
+    assert len(pd.read_csv(results.results_dir() / "pair_table.csv", encoding="utf-8")) == 40
+    assert not [path for path in (checkout / "build" / "reproduce").rglob("*") if path.is_file()]
     capsys.readouterr()
 
     command("toy")

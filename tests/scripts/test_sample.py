@@ -34,7 +34,7 @@ def files(folder: Path) -> list[str]:
 @pytest.fixture(scope="module")
 def factors() -> pd.DataFrame:
     """The committed factors.csv."""
-    return pd.read_csv(COMMITTED / "factors.csv")
+    return pd.read_csv(COMMITTED / "factors.csv", encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_redrawing_gives_the_committed_files_and_nothing_else(redrawn):
     "name", ["train.csv", "test_candidates.csv", "test_truth.csv", "factors.csv", "sample-submission.csv"]
 )
 def test_redrawn_tables_are_identical(redrawn, name):
-    assert (redrawn / name).read_text() == (COMMITTED / name).read_text()
+    assert (redrawn / name).read_text(encoding="utf-8") == (COMMITTED / name).read_text(encoding="utf-8")
 
 
 def test_redrawn_images_are_identical(redrawn):
@@ -106,7 +106,7 @@ def test_the_whole_data_set_is_below_5_megabytes():
 
 def test_nothing_is_half_written_when_drawing_fails(tmp_path, monkeypatch):
     (tmp_path / "sample").mkdir()
-    (tmp_path / "sample" / "factors.csv").write_text("old")
+    (tmp_path / "sample" / "factors.csv").write_text("old", encoding="utf-8")
     monkeypatch.setattr(dataset, "draw_bordered_pair", lambda *row: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         dataset.draw_sample(tmp_path / "sample")
@@ -115,15 +115,15 @@ def test_nothing_is_half_written_when_drawing_fails(tmp_path, monkeypatch):
 
 def test_an_older_sample_is_replaced_whole(tmp_path, monkeypatch):
     (tmp_path / "sample").mkdir()
-    (tmp_path / "sample" / "factors.csv").write_text("old")
-    (tmp_path / "sample" / "stray.jpg").write_text("old")
+    (tmp_path / "sample" / "factors.csv").write_text("old", encoding="utf-8")
+    (tmp_path / "sample" / "stray.jpg").write_text("old", encoding="utf-8")
     monkeypatch.setattr(dataset, "draw_bordered_pair", lambda *row: (np.zeros((4, 4, 3), np.uint8),) * 2)
     dataset.draw_sample(tmp_path / "sample")
     assert files(tmp_path / "sample") == files(COMMITTED)
 
 
 def test_a_folder_with_something_else_is_refused(tmp_path):
-    (tmp_path / "holiday.jpg").write_text("precious")
+    (tmp_path / "holiday.jpg").write_text("precious", encoding="utf-8")
     with pytest.raises(FileExistsError, match="something other than a sample"):
         dataset.draw_sample(tmp_path)
     assert files(tmp_path) == ["holiday.jpg"]
@@ -145,14 +145,14 @@ def test_ids_do_not_tell_the_pairing(factors):
 
 def test_rows_are_sorted_by_left_id(factors):
     for name in ("train.csv", "test_candidates.csv", "test_truth.csv", "sample-submission.csv"):
-        assert pd.read_csv(COMMITTED / name).left.is_monotonic_increasing, name
+        assert pd.read_csv(COMMITTED / name, encoding="utf-8").left.is_monotonic_increasing, name
     assert factors.groupby("part").left.apply(lambda ids: ids.is_monotonic_increasing).all()
 
 
 def test_tables_agree_with_factors(factors):
     for part, name in (("train", "train.csv"), ("test", "test_truth.csv")):
         expected = factors.loc[factors.part == part, ["left", "right"]].reset_index(drop=True)
-        pd.testing.assert_frame_equal(pd.read_csv(COMMITTED / name), expected)
+        pd.testing.assert_frame_equal(pd.read_csv(COMMITTED / name, encoding="utf-8"), expected)
 
 
 def test_every_factor_has_24_train_and_8_test_pairs(factors):
@@ -168,7 +168,9 @@ def test_every_subject_of_a_factor_is_drawn_once():
 
 def test_candidates_hold_the_truth_and_19_foils_in_random_order():
     """40 truths over 20 columns: at random they fill about 20 · (1 − 0.95⁴⁰) ≈ 17.4 of them."""
-    candidates, truth = (pd.read_csv(COMMITTED / f"test_{name}.csv") for name in ("candidates", "truth"))
+    candidates, truth = (
+        pd.read_csv(COMMITTED / f"test_{name}.csv", encoding="utf-8") for name in ("candidates", "truth")
+    )
     assert list(candidates.columns) == ["left", *CANDIDATES]
     assert (candidates[CANDIDATES].nunique(axis=1) == 20).all()
     assert set(candidates[CANDIDATES].to_numpy().ravel()) == set(truth.right)
@@ -178,9 +180,9 @@ def test_candidates_hold_the_truth_and_19_foils_in_random_order():
 
 
 def test_the_sample_submission_has_a_score_for_every_candidate():
-    submission = pd.read_csv(COMMITTED / "sample-submission.csv")
+    submission = pd.read_csv(COMMITTED / "sample-submission.csv", encoding="utf-8")
     assert list(submission.columns) == ["left", *CANDIDATES]
-    assert submission.left.equals(pd.read_csv(COMMITTED / "test_truth.csv").left)
+    assert submission.left.equals(pd.read_csv(COMMITTED / "test_truth.csv", encoding="utf-8").left)
     assert submission[CANDIDATES].to_numpy().min() >= 0 and submission[CANDIDATES].to_numpy().max() <= 1
 
 

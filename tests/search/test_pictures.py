@@ -346,3 +346,11 @@ def test_a_picture_is_never_refused_with_more_than_one_line(folder, monkeypatch)
     monkeypatch.setattr(pictures, "_normalised", fail)
     with pytest.raises(NoPicturesError, match="two lines"):
         collect(folder)
+
+
+@pytest.mark.parametrize("n_bytes", [0, 100])
+def test_a_copy_that_was_cut_off_is_made_again(folder, n_bytes):
+    before = only(folder, encoded(picture(0), "PNG"))
+    (copy,) = (folder.parent / "cache" / "pictures").rglob("*.jpg")
+    copy.write_bytes(copy.read_bytes()[:n_bytes])
+    np.testing.assert_array_equal(collect(folder).images[0], before)

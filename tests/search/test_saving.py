@@ -61,7 +61,7 @@ def saved(sample, tmp_path_factory):
     """Folder of the saved methods; the fitted methods; their scores; those of loaded ones in a process of their own."""
     folder, train = tmp_path_factory.mktemp("models"), sample.take(range(44))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tll_utils.methods.from_scratch.project_root", lambda: tmp_path_factory.mktemp("trainings"))
+        patch.setattr("tll_utils.methods.from_scratch.build_dir", lambda: tmp_path_factory.mktemp("trainings"))
         fitted = {name: method.fit(train) for name, method in METHODS.items()}
     left, right = sample.left.take(range(44, 54)), sample.right.take(range(44, 56))
     scores = {name: method.scores(left, right) for name, method in fitted.items()}
@@ -398,3 +398,22 @@ def test_after_an_error_the_older_model_is_there(culprit, model, monkeypatch):
         save(HOG, model)
     assert facts(model) == before and len(load(model).members_) == 2
     assert [path.name for path in model.parent.iterdir()] == ["one"]
+
+
+AT_ONCE = """
+import sys
+from pathlib import Path
+from tll_utils.search.saving import load, save
+
+fitted = load(sys.argv[1])
+for _ in range(15):
+    save(fitted, Path(sys.argv[1]).with_name("shared"))
+"""
+
+
+def test_two_runs_may_save_the_same_model(model):
+    environment = os.environ | {"PYTHONPATH": str(project_root())}
+    runs = [subprocess.Popen([sys.executable, "-c", AT_ONCE, model], env=environment) for _ in range(2)]
+    assert [run.wait() for run in runs] == [0, 0]
+    load(model.with_name("shared"))
+    assert sorted(path.name for path in model.parent.iterdir()) == ["one", "shared"]

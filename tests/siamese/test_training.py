@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -204,7 +205,11 @@ def test_fit_records_every_epoch_and_loads_the_best(undisturbed):
     best = history.loc[history.val_top2.idxmax()]
     assert (loss, accuracy) == pytest.approx((best.val_loss, best.val_pair_accuracy), abs=1e-6)
     assert {path.name for path in folder.iterdir()} == {"settings.json", "history.csv", "best.weights.h5"}
-    assert json.loads((folder / "settings.json").read_text()) == {"size": [32, 26], "seed": 0, "epochs": 3}
+    assert json.loads((folder / "settings.json").read_text(encoding="utf-8")) == {
+        "size": [32, 26],
+        "seed": 0,
+        "epochs": 3,
+    }
 
 
 def test_losses_are_means_over_the_steps_of_the_epoch(tmp_path):
@@ -276,6 +281,40 @@ def test_interrupted_run_ends_as_if_undisturbed(undisturbed, tmp_path, monkeypat
     assert_same_run(undisturbed, *run(tmp_path))
 
 
+def cut(file, n):
+    file.write_bytes(file.read_bytes()[:n])
+
+
+@pytest.mark.parametrize(
+    ("is_finished", "name", "damage"),
+    [
+        (True, "history.csv", lambda file: cut(file, -9)),  # in the last row
+        (True, "history.csv", lambda file: file.write_bytes(b"\x00\xff" * 50)),
+        (True, "history.csv", lambda file: file.write_bytes(b"".join(file.read_bytes().splitlines(True)[::2]))),
+        (True, "best.weights.h5", lambda file: cut(file, 3000)),
+        (True, "best.weights.h5", lambda file: cut(file, 0)),
+        (True, "best.weights.h5", Path.unlink),
+        (False, "backup/latest.weights.h5", lambda file: cut(file, -3000)),
+    ],
+)
+def test_a_training_with_a_damaged_file_is_made_again(undisturbed, tmp_path, monkeypatch, is_finished, name, damage):
+    if is_finished:
+        shutil.copytree(undisturbed[0], tmp_path, dirs_exist_ok=True)
+    else:
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            interrupt(patch, Backup, "on_epoch_end", 3)
+            run(tmp_path)
+    damage(tmp_path / name)
+    assert_same_run(undisturbed, *run(tmp_path))
+
+
+def test_damaged_settings_are_named_with_the_remedy(undisturbed, tmp_path):
+    shutil.copytree(undisturbed[0], tmp_path, dirs_exist_ok=True)
+    cut(tmp_path / "settings.json", 10)
+    with pytest.raises(ValueError, match=r"settings\.json cannot be read \(Expecting.*\): delete its folder, and"):
+        run(tmp_path)
+
+
 def test_killed_process_ends_with_the_same_weights(undisturbed, tmp_path):
     """Killed by SIGKILL while it prepares the second batch of its second epoch."""
     program = """
@@ -293,9 +332,9 @@ test_training.run(sys.argv[1], batches=Deadly)
 """
     here = Path(__file__).resolve().parent
     arguments = [sys.executable, "-c", program, tmp_path, here, here.parent.parent]
-    killed = subprocess.run(arguments, env=os.environ | {"TLL_PROGRESS": "0"}, capture_output=True, text=True)
+    killed = subprocess.run(arguments, env=os.environ | {"TLL_PROGRESS": "0"}, capture_output=True, encoding="utf-8")
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert len(pd.read_csv(tmp_path / "history.csv")) == 1
+    assert len(pd.read_csv(tmp_path / "history.csv", encoding="utf-8")) == 1
     assert_same_run(undisturbed, *run(tmp_path))
 
 
@@ -336,7 +375,7 @@ for path in Path().glob("*.keras"):
     root = Path(__file__).resolve().parent.parent.parent
     environment = os.environ | {"PYTHONPATH": str(root)}
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, encoding="utf-8"
     )
     assert done.returncode == 0, done.stderr
     for head, logits in expected.items():

@@ -7,6 +7,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from hashlib import sha256
 from io import StringIO
 from pathlib import PurePath
@@ -184,13 +185,16 @@ def _problems_of_files(folder: str, lines: dict[str, int], listed: dict[str, Fil
 def _inspect_all(files: Collection[File], labels: list[str]) -> list[Inspected]:
     """`_inspect` of every file, remembered when no file had a problem."""
     state = [PIL.__version__, MAX_PIXELS, MAX_BYTES, *((str(file), _stamp(file)) for file in files)]
-    memory = runtime.cache_dir() / f"checked-{sha256(repr(state).encode()).hexdigest()[:16]}.json"
-    if memory.exists():
-        return json.loads(memory.read_text(encoding="utf-8"))
+    memory = f"checked-{sha256(repr(state).encode()).hexdigest()[:16]}.json"
+    with suppress(runtime.DAMAGED):
+        results = [(str(digest), list(made), "") for digest, made, _ in runtime.read_json(runtime.cache_dir() / memory)]
+        if len(results) == len(files):
+            return results
     with ThreadPoolExecutor() as pool:
         results = list(pool.map(_inspect, files, labels))
     if not any(problem for *_, problem in results):
-        runtime.write_text(memory, json.dumps(results))
+        with suppress(OSError):  # a read-only checkout, a full disk: the images are checked again
+            runtime.write_text(runtime.cache_dir() / memory, json.dumps(results))
     return results
 
 
@@ -211,5 +215,7 @@ def _stamp(file: File) -> tuple:
     if isinstance(file, zipfile.Path):
         member = file.root.getinfo(file.at)
         return member.file_size, member.CRC
-    stat = file.stat()
-    return stat.st_size, stat.st_mtime_ns
+    with suppress(OSError):
+        stat = file.stat()
+        return stat.st_size, stat.st_mtime_ns
+    return (0,)  # a link that leads nowhere: reading it says so

@@ -3,6 +3,7 @@
 import os
 import zipfile
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -49,11 +50,15 @@ class Dataset:
 def load_dataset(path: str | Path | None = None) -> Dataset:
     """The data set of a folder or zip, every table and every image checked; one line says which it is.
 
-    Without `path`: `$TLL_DATA` (a relative one starts at the checkout), else `data/tll`, else `data/sample`. On TLL
+    Without `path`: `$TLL_DATA` (a relative one starts at the checkout), else `data/tll` or `data/tll.zip`, else `data/sample`. On TLL
     the first load takes about 5 seconds, a later one less than one. Raises DatasetError, one report of all problems.
     """
     path, name, shown = _choose_source(path)
-    tables, images, notes = check(_find_root(path), name)
+    try:
+        tables, images, notes = check(_find_root(path), name)
+    except OSError as error:
+        where = f"{error.filename or path}: cannot be opened ({error.strerror})"
+        raise DatasetError(f"{where} — change its permissions, or correct the path or TLL_DATA") from error
     left, right = images["test/left"], images["test/right"]
     columns, match = pd.Index(right.ids), None
     candidates = columns.get_indexer(tables[TEST].drop(columns="left").to_numpy().ravel()).reshape(-1, N_CANDIDATES)
@@ -75,22 +80,24 @@ def _choose_source(path: str | Path | None) -> tuple[Path, str, str]:
     """Path, name of the data set, and the words that stand for its place (never a path of this machine)."""
     if path is not None:
         return Path(path), Path(path).resolve().name.removesuffix(".zip"), "given path"
-    root, named = runtime.project_root(), os.environ.get("TLL_DATA")
-    sample, place = root / "data" / "sample", root / Path(named or "data/tll").expanduser()
-    if (named or place.exists()) and place.resolve() != sample.resolve():  # TLL_DATA may ask for the sample
-        return place, "TLL", "$TLL_DATA" if named else "data/tll"
-    return sample, "sample", "data/sample"
+    data, named = runtime.project_root() / "data", runtime.named_path("TLL_DATA")
+    places = [named] if named else [place for place in (data / "tll", data / "tll.zip") if os.path.lexists(place)]
+    if places and places[0].resolve() != (data / "sample").resolve():  # TLL_DATA may ask for the sample
+        return places[0], "TLL", "$TLL_DATA" if named else f"data/{places[0].name}"
+    return data / "sample", "sample", "data/sample"
 
 
 def _find_root(path: Path) -> File:
     """The folder that holds train.csv: `path` itself, the top of a zip, or a folder inside."""
     if not path.exists():
-        raise DatasetError(f"{path}: no such folder or zip — correct the path or TLL_DATA, or unset TLL_DATA")
+        what = "a link that leads nowhere" if path.is_symlink() else "no such folder or zip"
+        raise DatasetError(f"{path}: {what} — correct the path or TLL_DATA, or remove it")
     try:
         top = path if path.is_dir() else zipfile.Path(path)
     except zipfile.BadZipFile as error:
         raise DatasetError(f"{path}: neither a folder nor a whole zip ({error}) — download it again") from error
     for folder in [top, *top.iterdir()]:
-        if (folder / "train.csv").exists():
-            return folder
+        with suppress(PermissionError):  # a neighbour such as lost+found
+            if (folder / "train.csv").exists():
+                return folder
     raise DatasetError(f"{path}: holds no train.csv — give the folder or zip that holds train.csv")

@@ -119,7 +119,7 @@ def _imagenet_weights(variant: int) -> list[np.ndarray]:
     path = cache_dir() / f"efficientnet_lite{variant}-{SHA256[variant][:16]}-v{CONVERSION}.npz"
     try:
         return read_arrays(path)[0]
-    except (FileNotFoundError, *DAMAGED):
+    except DAMAGED:
         # Both frameworks list variables in the order of the network.
         state = load_state_dict(weights_file(variant)).items()
         arrays = [_keras_layout(name, array) for name, array in state if "num_batches" not in name]

@@ -14,11 +14,22 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 
 from tll_utils.data.images import Images
-from tll_utils.runtime import cache_dir, prefetch, progress, sha256_of, write_text
+from tll_utils.runtime import (
+    DAMAGED,
+    cache_dir,
+    file_named,
+    locked,
+    prefetch,
+    progress,
+    read_json,
+    sha256_of,
+    write_text,
+)
 
 BATCH_SIZE = 32
 ROWS_DONE = "rows_done.txt"
@@ -45,9 +56,10 @@ def embed(images: Images, extractor: Extractor) -> dict[str, np.ndarray]:
     extraction continues with the batch it stopped in.
     """
     folder = _cache_folder(images, extractor)
-    if not _is_whole(folder):
-        _extract(images.whole, extractor, folder)
-    arrays = {path.stem: np.load(path, mmap_mode="r") for path in sorted(folder.glob("*.npy"))}
+    if not (arrays := _finished(folder)):
+        with locked(folder) as is_alone:
+            if not (arrays := _finished(folder)):  # another run may have made it
+                arrays = _extract(images.whole, extractor, folder, is_alone=is_alone)
     if np.array_equal(images.rows, np.arange(len(images.base))):
         return arrays  # nothing is copied: a page is read when it is needed
     return {output: array[images.rows] for output, array in arrays.items()}
@@ -59,23 +71,22 @@ def _cache_folder(images: Images, extractor: Extractor) -> Path:
     return cache_dir() / "embeddings" / f"{re.sub(r'[^a-z0-9]+', '_', name.lower())}-{key}"
 
 
-def _is_whole(folder: Path) -> bool:
-    """Whether the cached arrays are those that were written; damaged ones are removed."""
+def _finished(folder: Path) -> dict[str, np.ndarray]:
+    """The cached arrays, if they are those that were written; otherwise none."""
     try:
-        checksums = json.loads((folder / "complete.json").read_text(encoding="utf-8"))
-        if all(sha256_of(folder / f"{output}.npy") == checksum for output, checksum in checksums.items()):
-            return True
-    except (FileNotFoundError, ValueError):
-        pass  # not there, or its checksums are no JSON
-    shutil.rmtree(folder, ignore_errors=True)
-    return False
+        checksums = read_json(folder / "complete.json").items()
+        if all(sha256_of(folder / f"{output}.npy") == checksum for output, checksum in checksums):
+            return {output: np.load(folder / f"{output}.npy", mmap_mode="r") for output, _ in checksums}
+    except DAMAGED:
+        pass
+    return {}
 
 
-def _extract(images: Images, extractor: Extractor, folder: Path) -> None:
+def _extract(images: Images, extractor: Extractor, folder: Path, *, is_alone: bool) -> dict[str, np.ndarray]:
     """Encode all images into `folder`, which appears under its name only when it is whole."""
-    unfinished = folder.with_name(folder.name + ".partial")
+    unfinished = folder.with_name(folder.name + ("" if is_alone else f".{uuid4().hex[:8]}") + ".partial")
     unfinished.mkdir(parents=True, exist_ok=True)
-    first, n_encoders = _rows_done(unfinished), extractor.n_encoders
+    first, n_encoders = _rows_done(unfinished, len(images)), extractor.n_encoders
     batches = prefetch(partial(_load, images, extractor), range(first, len(images), BATCH_SIZE))
     encoded = prefetch(partial(_encode, extractor), batches, workers=n_encoders, n_ahead=n_encoders + 1)
     with progress(total=len(images), initial=first, desc=extractor.name, unit="image") as bar:
@@ -83,11 +94,13 @@ def _extract(images: Images, extractor: Extractor, folder: Path) -> None:
             n_rows = min(BATCH_SIZE, len(images) - start)
             for output, rows in outputs.items():
                 _write_rows(unfinished / f"{output}.npy", rows, start=start, total=len(images))
-            write_text(unfinished / ROWS_DONE, str(start + n_rows))
+            write_text(unfinished / ROWS_DONE, " ".join([str(start + n_rows), *outputs]))
             bar.update(n_rows)
     checksums = {path.stem: sha256_of(path) for path in sorted(unfinished.glob("*.npy"))}
     write_text(unfinished / "complete.json", json.dumps(checksums, indent=1))
+    shutil.rmtree(folder, ignore_errors=True)  # a damaged one
     os.replace(unfinished, folder)
+    return _finished(folder)
 
 
 def _load(images: Images, extractor: Extractor, start: int) -> tuple[int, list]:
@@ -99,11 +112,13 @@ def _encode(extractor: Extractor, loaded: tuple[int, list]) -> tuple[int, dict[s
     return loaded[0], extractor.encode(loaded[1])
 
 
-def _rows_done(unfinished: Path) -> int:
-    """Rows that an interrupted extraction has written of every output; this is noted behind each batch."""
+def _rows_done(unfinished: Path, total: int) -> int:
+    """Rows that an interrupted extraction has written of every output; noted with their names behind each batch."""
     try:
-        return int((unfinished / ROWS_DONE).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        n_rows, *outputs = (unfinished / ROWS_DONE).read_text(encoding="utf-8").split()
+        lengths = {len(np.load(unfinished / f"{output}.npy", mmap_mode="r")) for output in outputs}
+        return int(n_rows) if lengths == {total} and int(n_rows) in range(total + 1) else 0
+    except DAMAGED:
         return 0
 
 
@@ -115,7 +130,7 @@ def _write_rows(path: Path, rows: np.ndarray, *, start: int, total: int) -> None
     rows = np.ascontiguousarray(rows, np.float32)
     if start == 0:
         np.lib.format.open_memmap(path, "w+", np.float32, (total, *rows.shape[1:]))  # a file of zeros
-    with open(path, "r+b") as file:
+    with file_named(path), open(path, "r+b") as file:
         file.seek((start - total) * rows[0].nbytes, os.SEEK_END)
         file.write(rows.data)
         file.flush()

@@ -162,5 +162,8 @@ def whole_image_extractor() -> Extractor:
 def _in_processes(describe_image: Callable, batch: Sequence[Any]) -> dict[str, np.ndarray]:
     """The described images, stacked. Processes and not threads: dlib's descriptor network keeps Python's lock."""
     in_parallel: Any = joblib.Parallel(n_jobs=-1, batch_size=1)  # pyright: ignore[reportArgumentType]
-    described = in_parallel(joblib.delayed(describe_image)(image) for image in batch)
+    try:
+        described = in_parallel(joblib.delayed(describe_image)(image) for image in batch)
+    except OSError:  # processes cannot start, as with a full /dev/shm
+        described = [describe_image(image) for image in batch]
     return {output: np.stack([one[output] for one in described]) for output in described[0]}

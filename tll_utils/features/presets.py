@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tll_utils.runtime import keras, project_root, sha256_of
+from tll_utils.runtime import keras, named_path, project_root, sha256_of
 
 FILES = ("config.json", "image_converter.json")
 WEIGHTS = ("model.weights.h5", "model.weights.json")  # one file, or the list of its parts
@@ -78,8 +78,7 @@ def find_preset(name: str) -> Path:
     With TLL_DOWNLOAD=1 a missing preset is downloaded from Kaggle. Raises PresetError, without waiting for
     any network, naming the files, their size, where they go and how to get them.
     """
-    roots = filter(None, (os.environ.get("TLL_PRESETS"), project_root() / "data" / "presets"))
-    places = [Path(root) / name for root in roots]
+    places = [root / name for root in (named_path("TLL_PRESETS"), project_root() / "data" / "presets") if root]
     for folder in (Path(name), *places):
         if folder.is_dir():
             return _checked_folder(folder)

@@ -5,17 +5,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import matplotlib.style
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tll_utils.data.pairs import Pairs
-from tll_utils.runtime import build_dir
+from tll_utils.runtime import atomic_write, build_dir, write_text
 
 TRUE, FOIL, REPORT, OURS, TOGETHER = "#2a9d5c", "#b9bec7", "#e07a3f", "#3567a8", "#9db8de"
 ON_WHITE = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # of a text that a line may cross
 CHANCE = 0.10
+matplotlib.style.use("default")  # a user's matplotlibrc would change figures that are compared
 
 
 def show_image(ax: Axes, image: np.ndarray, title: str = "", *, frame: str | None = None) -> None:
@@ -130,6 +132,6 @@ def training_curves(axes: Sequence[Axes], history: pd.DataFrame) -> None:
 def save_figure(fig: Figure, name: str, data: pd.DataFrame, *, folder: Path | None = None) -> None:
     """Write `<name>.png` and the data behind it as `<name>.csv` (default folder: `build/figures`)."""
     folder = folder or build_dir() / "figures"
-    folder.mkdir(parents=True, exist_ok=True)
-    fig.savefig(folder / f"{name}.png", dpi=150, metadata={"Software": None})
-    data.to_csv(folder / f"{name}.csv", index=False, encoding="utf-8", lineterminator="\n")
+    with atomic_write(folder / f"{name}.png") as partial:
+        fig.savefig(partial, format="png", dpi=150, metadata={"Software": None})
+    write_text(folder / f"{name}.csv", data.to_csv(index=False, lineterminator="\n"))

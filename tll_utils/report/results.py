@@ -1,12 +1,13 @@
 """Recorded results, read from `data/results/`, and the tables made of them."""
 
-import json
 from pathlib import Path
 
 import pandas as pd
 
 from tll_utils.report.experiments import EXPERIMENTS
-from tll_utils.runtime import project_root
+from tll_utils.runtime import damage_named, project_root, read_json
+
+AGAIN = "restore it by `git checkout -- data/results`, or record it again"
 
 
 def results_dir() -> Path:
@@ -17,7 +18,8 @@ def results_dir() -> Path:
 def load_results(experiment: str) -> dict | None:
     """The recorded experiment, or None where it has not been recorded."""
     path = results_dir() / f"{experiment}.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    with damage_named(path, AGAIN):
+        return {"methods": []} | read_json(path) if path.exists() else None
 
 
 def load_per_left(experiment: str, column: str) -> pd.DataFrame:
@@ -31,7 +33,8 @@ def load_per_left(experiment: str, column: str) -> pd.DataFrame:
 def load_table(experiment: str, name: str) -> pd.DataFrame:
     """A CSV of a recorded experiment, such as its "history" or, of face_fusion, its "faces"."""
     path = results_dir() / f"{experiment}_{name}.csv"
-    return pd.read_csv(path, dtype={"left": str}, keep_default_na=name == "history", encoding="utf-8")
+    with damage_named(path, AGAIN):
+        return pd.read_csv(path, dtype={"left": str}, keep_default_na=name == "history", encoding="utf-8")
 
 
 def recorded_methods(*experiments: str) -> list[dict]:
@@ -59,7 +62,8 @@ def interval_text(interval: tuple[float, float]) -> str:
 
 def published_results() -> pd.DataFrame:
     """The numbers published by others, as they published them: method, top2, source."""
-    return pd.read_csv(results_dir() / "published.csv", encoding="utf-8")
+    with damage_named(path := results_dir() / "published.csv", AGAIN):
+        return pd.read_csv(path, encoding="utf-8")
 
 
 # --- headlines -----------------------------------------------------------------

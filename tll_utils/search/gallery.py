@@ -11,7 +11,7 @@ from string import Template
 import pandas as pd
 
 from tll_utils.data.images import Images
-from tll_utils.runtime import prefetch
+from tll_utils.runtime import locked, prefetch
 from tll_utils.search.pictures import PAGE_MARK
 
 CONTENTS = {PAGE_MARK, "index.html", "thumbnails"}
@@ -37,8 +37,7 @@ def write_page(
     folder = folder.resolve()
     if folder.exists() and (not folder.is_dir() or not {path.name for path in folder.iterdir()} <= CONTENTS):
         raise ValueError(f"{folder} holds something other than a page of look-alikes: name another folder for the page")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
+    with locked(folder), tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
         page = Path(temporary, "page")  # a folder of ordinary permissions
         (page / "thumbnails").mkdir(parents=True)
         data = _data(table, queries, gallery, page / "thumbnails")
@@ -89,7 +88,7 @@ def _unreadable(unreadable: pd.DataFrame) -> str:
         f"<li><b>{escape(file)}</b>: {escape(problem)}</li>"
         for file, problem in unreadable[["file", "problem"]].itertuples(index=False)
     )
-    return f"<details><summary>{len(unreadable)} unreadable files</summary><ul>{rows}</ul></details>"
+    return f"<details><summary>Unreadable files: {len(unreadable)}</summary><ul>{rows}</ul></details>"
 
 
 def _json(data: dict) -> str:

@@ -131,11 +131,16 @@ def _copied(folder: Path, picture: Picture) -> tuple[Picture, Path | str]:
     """The picture's normalised copy, made where it is missing; or in one line why there is none."""
     try:
         copy = folder / f"{_content_key(picture)}.jpg"
-        if not copy.exists():
+        if not _is_whole(copy):
             _write_copy(picture, copy)
         return picture, copy
     except Exception as error:  # readers raise OSError, SyntaxError, struct.error, zlib.error, … on damaged files
         return picture, " ".join(_problem(error, picture).split())
+
+
+def _is_whole(copy: Path) -> bool:
+    """Whether a JPEG is there to its end mark: a full disk or a power cut may have cut it off."""
+    return copy.is_file() and copy.read_bytes().endswith(b"\xff\xd9")
 
 
 def _content_key(picture: Picture) -> str:

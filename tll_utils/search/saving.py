@@ -18,7 +18,7 @@ from safetensors import numpy as safetensors
 
 from tll_utils.data.pairs import Pairs
 from tll_utils.methods.base import Method
-from tll_utils.runtime import keras, sha256_of, write_text
+from tll_utils.runtime import keras, locked, sha256_of, write_text
 from tll_utils.search.tree import ModelError, packed, unpacked
 
 FORMAT = 1  # raise it when the files change, or what a name in adapters.BLOCKS or catalogue.EXTRACTORS stands for
@@ -51,8 +51,7 @@ def save(
     there = {path.name for path in folder.glob("*")} or {MODEL}
     if folder.is_file() or not {MODEL} <= there <= set(FILES):
         raise ModelError(f"{folder} holds something else than a model: choose another folder, or delete it")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as work:
+    with locked(folder), TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as work:
         new, old = Path(work, "new"), Path(work, "old")
         _write(new, method, {"pairs": len(train), "fingerprint": train.key} if train else None, accuracy, half)
         if folder.exists():

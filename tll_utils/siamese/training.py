@@ -9,14 +9,16 @@ with every right, (B, B): the same labels and the same loss for a twentieth of t
 """
 
 import json
-import os
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pandas as pd
 
+from tll_utils import runtime
 from tll_utils.data.pairs import Pairs
 from tll_utils.evaluation.metrics import expected_topk
 from tll_utils.runtime import has_bfloat16, keras, prefetch, progress, set_seed, write_text
@@ -27,6 +29,7 @@ from tll_utils.siamese.towers import build_tower
 callbacks, ops = keras.callbacks, keras.ops
 
 ENCODE_BATCH = 64
+BEST = "best.weights.h5"
 COLUMNS = ["epoch", "loss", "pair_accuracy", "top2", "val_loss", "val_pair_accuracy", "val_top2", "seconds"]
 
 
@@ -110,24 +113,30 @@ def fit(
     folder = Path(folder)
     if min(len(train_sample), len(validation)) < 20:
         raise ValueError(f"{len(train_sample)} and {len(validation)} pairs to measure: expected top-2 needs 20 of each")
-    _check_settings(folder / "settings.json", settings | {"epochs": epochs})
     model.optimizer.build(model.trainable_variables)  # before a file with its state is loaded
-    history, best = _history(folder), folder / "best.weights.h5"
-    if len(history) < epochs:
-        options = {"save_best_only": True, "save_weights_only": True, "mode": "max"}
-        known_best = history.val_top2.max() if len(history) else None
-        watchers = [
-            ExpectedTop2(train_sample, validation),
-            callbacks.ModelCheckpoint(best, "val_top2", initial_value_threshold=known_best, **options),
-            callbacks.CSVLogger(folder / "history.csv", append=True),
-            Backup(folder / "backup", batches),  # after the others: what it calls finished, they have written
-        ]
-        if log := os.environ.get("TLL_TENSORBOARD"):
-            watchers.append(callbacks.TensorBoard(Path(log) / folder.name))
-        options = {"validation_data": validation_data, "callbacks": watchers, "shuffle": False, "verbose": 0}
-        model.fit(batches, epochs=epochs, **options)
-    model.load_weights(best)
-    return _history(folder)
+    with runtime.locked(folder):
+        _check_settings(folder / "settings.json", settings | {"epochs": epochs})
+        _check_files(folder)
+        if len(history := _history(folder)) < epochs:
+            watchers = _watchers(folder, batches, history, train_sample, validation)
+            options = {"validation_data": validation_data, "callbacks": watchers, "shuffle": False, "verbose": 0}
+            model.fit(batches, epochs=epochs, **options)
+        model.load_weights(folder / BEST)
+        return _history(folder)
+
+
+def _watchers(folder: Path, batches: EpochBatches, history: pd.DataFrame, *samples: Pairs) -> list:
+    options = {"save_best_only": True, "save_weights_only": True, "mode": "max"}
+    known_best = history.val_top2.max() if len(history) else None
+    watchers = [
+        ExpectedTop2(*samples),
+        callbacks.ModelCheckpoint(folder / BEST, "val_top2", initial_value_threshold=known_best, **options),
+        callbacks.CSVLogger(folder / "history.csv", append=True),
+        Backup(folder / "backup", batches),  # after the others: what it calls finished, they have written
+    ]
+    if log := runtime.named_path("TLL_TENSORBOARD"):
+        watchers.append(callbacks.TensorBoard(log / folder.name))
+    return watchers
 
 
 class ExpectedTop2(callbacks.Callback):
@@ -185,6 +194,27 @@ class Backup(callbacks.BackupAndRestore):
         partial.replace(partial.with_name("latest.weights.h5"))  # which BackupAndRestore loads
 
 
+def _check_files(folder: Path) -> None:
+    """Remove a half-written row of the history or, where a file is damaged, all of them: the training begins anew."""
+    history, best, backup = files = [folder / name for name in ("history.csv", BEST, "backup/latest.weights.h5")]
+    try:
+        text = history.read_text(encoding="utf-8") if history.exists() else ""
+        if row := text.rpartition("\n")[2]:
+            write_text(history, text.removesuffix(row))  # its epoch is repeated
+        epochs = list(_history(folder).get("epoch", []))
+        if epochs != list(range(1, len(epochs) + 1)):
+            raise ValueError("history.csv lacks an epoch")
+        for path in [best] * bool(epochs) + [backup] * backup.exists():
+            names: list[str] = []
+            with h5py.File(path) as file:
+                file.visit(names.append)
+                [np.asarray(item) for item in map(file.get, names) if isinstance(item, h5py.Dataset)]  # reads all
+    except runtime.DAMAGED as error:
+        print(f"{folder} is damaged ({error}): its training begins anew", file=sys.stderr)
+        for path in files:
+            path.unlink(missing_ok=True)
+
+
 def _history(folder: Path) -> pd.DataFrame:
     """What CSVLogger wrote; of an epoch repeated after a kill the last row."""
     path = folder / "history.csv"
@@ -197,7 +227,10 @@ def _history(folder: Path) -> pd.DataFrame:
 def _check_settings(path: Path, settings: dict) -> None:
     if not path.exists():
         write_text(path, json.dumps(settings, indent=2))
-    known, settings = json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(settings))
-    if different := [name for name in known | settings if known.get(name) != settings.get(name)]:
+    settings = json.loads(json.dumps(settings))
+    with runtime.damage_named(path, "delete its folder, and the training begins anew"):
+        known = runtime.read_json(path)
+        different = [name for name in known | settings if known.get(name) != settings.get(name)]
+    if different:
         another = f"{path} is of a run with another {', '.join(different)}"
         raise ValueError(f"{another}: choose another folder, or delete this one")
