@@ -16,7 +16,7 @@ from tll_utils.evaluation.statistics import paired_test
 from tll_utils.methods.registry import REPORT_FACE_WEIGHT
 from tll_utils.report.experiments import EXPERIMENTS, Row, faces_in_pair
 from tll_utils.report.results import load_per_left, load_results, load_table, published_results
-from tll_utils.runtime import build_dir, project_root, write_text
+from tll_utils.runtime import atomic_write, build_dir, project_root, write_text
 
 FOLDER = project_root() / "docs" / "paper"
 ASKED = re.compile(r'#d\("([^"]+)", "([^"]+)"\)')  # the differences that the paper speaks of
@@ -165,14 +165,19 @@ def abstract() -> str:
     return " ".join(PLACEHOLDER.sub(lambda match: numbers[match[1]], written).split())
 
 
-def write_paper(out: Path, data: dict, format: str = "pdf") -> None:
-    """The paper as PDF, or as PNGs where the name of `out` holds {p}, with its numbers in paper.json beside it."""
+def write_paper(out: Path, data: dict) -> None:
+    """The paper as PDF, with its numbers in paper.json beside it."""
+    write_text(out.with_name("paper.json"), json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+    with atomic_write(out) as path:
+        path.write_bytes(compiled(data))
+
+
+def compiled(data: dict, format: str = "pdf"):
+    """The bytes of the PDF; of the format "png", a list with those of every page."""
     import typst
 
-    numbers = json.dumps(data, indent=1, ensure_ascii=False) + "\n"
-    write_text(out.with_name("paper.json"), numbers)
     options = {"format": format, "ignore_system_fonts": True, "ppi": 110}  # typst brings its fonts along
-    typst.compile(FOLDER / "paper.typ", output=out, root=project_root(), sys_inputs={"data": numbers}, **options)
+    return typst.compile(FOLDER / "paper.typ", root=project_root(), sys_inputs={"data": json.dumps(data)}, **options)
 
 
 def main() -> None:
