@@ -15,7 +15,7 @@ from scripts import api, pages, paper
 from tll_utils.evaluation.statistics import paired_test
 from tll_utils.methods.registry import get_entry
 from tll_utils.report.results import load_per_left, load_results, results_dir
-from tll_utils.runtime import project_root
+from tll_utils.runtime import project_root, write_text
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*MystReferenceResolver")  # MyST's own use of Sphinx
 MOST_BYTES = 1_500_000  # of a page without its pictures
@@ -73,10 +73,9 @@ def test_all_local_links_of_the_pages_lead_somewhere(built):
 
 
 def test_the_search_for_broken_links_finds_them(tmp_path):
-    (tmp_path / "a.html").write_text(
-        '<a href="b.html#there"> <a href="b.html#not"> <img src="c.png"> <a href="https://x.y">'
-    )
-    (tmp_path / "b.html").write_text('<p id="there">')
+    links = '<a href="b.html#there"> <a href="b.html#not"> <img src="c.png"> <a href="https://x.y">'
+    write_text(tmp_path / "a.html", links)
+    write_text(tmp_path / "b.html", '<p id="there">')
     assert sorted(broken(tmp_path)) == ["a.html: b.html#not", "a.html: c.png"]
 
 
