@@ -30,8 +30,8 @@ Arguments = argparse.Namespace
 
 
 def report(arguments: Arguments) -> None:
-    """Run every notebook, redraw the figures and write build/report.html."""
-    _run_script("build_report", *["--in-place"] * arguments.in_place)
+    """Run every notebook, redraw the figures and make pages of them; or the paper, a PDF, of recorded results."""
+    _run_script("paper") if arguments.pdf else _run_script("build_report", *["--in-place"] * arguments.in_place)
 
 
 def test(arguments: Arguments) -> None:
@@ -243,6 +243,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = _Commands(parser)
     add = commands.add(report, "report --data data/tll")
     add("--in-place", action="store_true", help="write the outputs into the committed notebooks instead")
+    add("--pdf", action="store_true", help="build/report.pdf, from the recorded results alone; no notebook is run")
     add = commands.add(test, "test tests/data")
     add("options", nargs="*", help="for pytest; without any, the notebooks are compared too")
     add = commands.add(submit, "submit --data challenge.zip --method best_one_to_one")
