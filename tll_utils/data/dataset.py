@@ -91,7 +91,7 @@ def _find_root(path: Path) -> File:
     """The folder that holds train.csv: `path` itself, the top of a zip, or a folder inside."""
     if not path.exists():
         what = "a link that leads nowhere" if path.is_symlink() else "no such folder or zip"
-        raise DatasetError(f"{path}: {what} — correct or remove it, or unset TLL_DATA")
+        raise DatasetError(f"{path}: {what} — correct the path, remove the link, or unset TLL_DATA")
     try:
         top = path if path.is_dir() else zipfile.Path(path)
         if isinstance(top, zipfile.Path) and (problem := _problem_of_zip(top.root.infolist())):
