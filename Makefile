@@ -1,6 +1,7 @@
 # The commands of the README. Each sets up .venv and uses it again on the next run.
 #   make install     set up .venv with what the notebooks and the command `tll` need
-#   make report      run every notebook, redraw figures/, write build/report.html
+#   make report      run every notebook, redraw figures/, write the pages build/report/index.html
+#   make report-pdf  write build/report.pdf from the recorded results
 #   make test        lint, unit tests, then nbval: re-run the notebooks and compare with the committed outputs
 #   make reproduce   record the TLL results into data/results/          (TLL_DATA=<folder>)
 #   make submission  score test_candidates.csv of a folder               (TLL_DATA=<folder> [METHOD=<name>])
@@ -16,12 +17,15 @@ export TLL_DATA METHOD
 export UV_SYSTEM_CERTS ?= 1
 export UV_HTTP_TIMEOUT ?= 180
 
-.PHONY: install report test lint reproduce submission bench notebooks sample lock clean always
+.PHONY: install report report-pdf test lint reproduce submission bench notebooks sample lock clean always
 
 install: .venv/ready
 
 report: .venv/ready
 	$(BIN)/tll report
+
+report-pdf: .venv/ready
+	$(BIN)/tll report --pdf
 
 test: lint
 	$(BIN)/tll test
@@ -56,11 +60,11 @@ clean:
 # requirements.txt constrains: what is installed has the version and the hash that it names. Stamps are made last, so an
 # interrupted installation is repeated.
 .venv/ready: .venv/place requirements.txt pyproject.toml
-	$(INSTALL) -e '.[fast]' --group report
+	$(INSTALL) -e '.[fast,docs]' --group report
 	@touch $@
 
 .venv/ready-dev: .venv/ready
-	$(INSTALL) -e '.[fast,presets,large]' --group dev
+	$(INSTALL) -e '.[fast,presets,large,docs]' --group dev
 	@touch $@
 
 # Why the present .venv cannot serve; empty if it can, or if there is none.

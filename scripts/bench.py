@@ -21,7 +21,7 @@ import pandas as pd
 
 from tll_utils.data.dataset import N_CANDIDATES, load_dataset
 from tll_utils.data.images import Images
-from tll_utils.data.pairs import pair_table
+from tll_utils.data.pairs import Pairs, pair_table
 from tll_utils.features.backbones import backbone
 from tll_utils.features.efficientnet_lite import efficientnet_lite
 from tll_utils.features.embedding import BATCH_SIZE, Extractor, embed
@@ -29,7 +29,7 @@ from tll_utils.features.faces import find_faces
 from tll_utils.features.inference import compile_forward, precision_name
 from tll_utils.runtime import keras, project_root, write_text
 from tll_utils.siamese import training
-from tll_utils.siamese.batches import CachedImages, InBatchNegatives, PairBatches, cached
+from tll_utils.siamese.batches import InBatchNegatives, cached
 from tll_utils.siamese.losses import masked_binary_cross_entropy
 
 REPEATS = 5
@@ -139,17 +139,24 @@ def _resnet18() -> keras.Model:
     return training.build(tower="resnet18", head="absolute", pooling="2x2", size=SIZE)
 
 
+def _row_by_row(model: keras.Model) -> keras.Model:
+    """The same weights as the report uses them: (left, right) → logits (b,), row with row."""
+    return keras.Model(model.inputs, keras.ops.diagonal(model.output))
+
+
 def _training() -> list[Row]:
     """Epochs over the same pairs: in-batch negatives, and the report's table of 20 rows per pair."""
-    pairs = cached(load_dataset().train.take(np.arange(N_STEPS * BATCH)), SIZE)
-    once, paired = _resnet18(), training.row_by_row(_resnet18())
+    train = load_dataset().train.take(np.arange(N_STEPS * BATCH))
+    pairs, table = cached(train, SIZE), pair_table(train.left.ids, train.right.ids)
+    once, paired = _resnet18(), _row_by_row(_resnet18())
     once.compile("adam", masked_binary_cross_entropy)
     paired.compile("adam", keras.losses.BinaryCrossentropy(from_logits=True))
-    table = pair_table(pairs.left.ids, pairs.right.ids)
-    batches, table_batches = InBatchNegatives(pairs, batch_size=BATCH), PairBatches(table, pairs.left, pairs.right)
+    lefts, rights = (pd.Index(side.ids).get_indexer(table[name]) for name, side in vars(train).items())
+    rows = [pairs.left[lefts], pairs.right[rights]]
+    labels, batches = table["label"].to_numpy(np.float32), InBatchNegatives(pairs, batch_size=BATCH)
     ours, reference = (f"an epoch of {len(pairs)} pairs, {way}" for way in ("each image encoded once", "pair by pair"))
     tasks = {
-        reference: partial(paired.fit, table_batches, shuffle=False, verbose=QUIET),
+        reference: partial(paired.fit, rows, labels, batch_size=BATCH, verbose=QUIET),
         ours: partial(once.fit, batches, shuffle=False, verbose=QUIET),
     }
     n_images = {f"images of {reference}": 2 * len(table), f"images of {ours}": 2 * len(pairs)}
@@ -162,9 +169,10 @@ def _scoring() -> list[Row]:
     rows = np.arange(min(N_QUERIES, len(test)))
     columns, candidates = np.unique(test.candidates[rows], return_inverse=True)
     candidates = candidates.reshape(len(rows), N_CANDIDATES)
-    left, right = CachedImages(test.left.take(rows), SIZE), CachedImages(test.right.take(columns), SIZE)
+    images: Any = cached(Pairs(test.left.take(rows), test.right.take(columns)), SIZE)
+    left, right = images.left, images.right
     model = _resnet18()
-    one_by_one = partial(_one_by_one, training.row_by_row(model), left, right, candidates)
+    one_by_one = partial(_one_by_one, _row_by_row(model), left, right, candidates)
     at_once = partial(_at_once, model, left, right, candidates)
     if not np.allclose(one_by_one(), at_once(), atol=1e-2):  # bfloat16 rounds batches of other sizes differently
         raise AssertionError("scores of shared encodings and of single pairs differ")
@@ -173,12 +181,12 @@ def _scoring() -> list[Row]:
     return compared(interleaved(tasks, repeats=2), "s", costs=True)
 
 
-def _one_by_one(model: keras.Model, left: CachedImages, right: CachedImages, candidates: np.ndarray) -> np.ndarray:
+def _one_by_one(model: keras.Model, left: Any, right: Any, candidates: np.ndarray) -> np.ndarray:
     pairs = [(left[i][None], right[j][None]) for i, row in enumerate(candidates) for j in row]
     return np.reshape([model.predict(pair, verbose=QUIET)[0] for pair in pairs], candidates.shape)
 
 
-def _at_once(model: keras.Model, left: CachedImages, right: CachedImages, candidates: np.ndarray) -> np.ndarray:
+def _at_once(model: keras.Model, left: Any, right: Any, candidates: np.ndarray) -> np.ndarray:
     return np.take_along_axis(training.score_matrix(model, left, right), candidates, axis=1)
 
 

@@ -1,7 +1,6 @@
-"""Runs every notebook in order and binds them into one page: `make report`, `make notebooks`."""
+"""Runs every notebook in order and makes pages of them: `make report`, `make notebooks`."""
 
 import argparse
-import copy
 import os
 import sys
 import time
@@ -11,9 +10,9 @@ import nbformat
 from jupyter_client.kernelspec import NoSuchKernel
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
-from nbconvert import HTMLExporter
 
 from scripts.figures import redraw_figures
+from scripts.pages import PagesError, build_pages, require_sphinx
 from tll_utils.runtime import locked, progress, project_root, write_text
 
 CELL_TIMEOUT = None  # training cells on the real data take hours; no cell may run into a limit
@@ -69,25 +68,14 @@ def kernel_environment() -> dict[str, str]:
     return os.environ | {"TLL_PROGRESS": "0", "IPYTHONDIR": str(project_root() / "build" / "ipython"), "MPLBACKEND": ""}
 
 
-def bind(notebooks: list[nbformat.NotebookNode]) -> str:
-    """One HTML page of all notebooks, one after the other."""
-    book = copy.deepcopy(notebooks[0])
-    book.cells = [cell for notebook in notebooks for cell in copy.deepcopy(notebook.cells)]
-    for number, cell in enumerate(book.cells):
-        cell.id = f"cell-{number}"  # ids repeat between notebooks
-    book.metadata["title"] = "Totally Looks Like: a course report"
-    return HTMLExporter(embed_images=True).from_notebook_node(book)[0]
-
-
-def write_report(build: Path) -> None:
-    """Executed notebooks, the run's plots and `report.html` under `build`, and `figures/` redrawn."""
+def write_report(build: Path) -> Path:
+    """The start page of the pages under `build`, made of notebooks that are run now; `figures/` is redrawn."""
+    require_sphinx()
     build.mkdir(parents=True, exist_ok=True)
     redraw_figures()  # first, since the notebooks show them
-    notebooks = []
     for path in notebook_paths():
-        notebooks.append(run_notebook(path))
-        write_text(build / path.name, nbformat.writes(notebooks[-1]) + "\n")
-    write_text(build / "report.html", bind(notebooks))
+        write_text(build / path.name, nbformat.writes(run_notebook(path)) + "\n")
+    return build_pages(build, build / "report")
 
 
 def refresh_notebooks() -> None:
@@ -106,12 +94,12 @@ def main() -> None:
     started = time.time()
     build = project_root() / "build"
     try:
-        with locked(build / "report.html"):
+        with locked(build / "report"):
             if arguments.in_place:
                 refresh_notebooks()
             else:
-                write_report(build)
-    except NotebookError as error:
+                print(write_report(build))
+    except (NotebookError, PagesError) as error:
         sys.exit(str(error))
     print(f"done in {time.time() - started:.0f} s")
 

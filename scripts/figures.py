@@ -16,9 +16,8 @@ from tll_utils.data.images import HEIGHT, WIDTH
 from tll_utils.methods.from_scratch import SiameseNetwork
 from tll_utils.report import plots
 from tll_utils.report.experiments import EXPERIMENTS
-from tll_utils.report.results import headlines, load_table, published_results, recorded_methods, results_dir
+from tll_utils.report.results import load_table, published_results, recorded_methods, results_dir
 from tll_utils.runtime import project_root, sha256_of, write_text
-from tll_utils.siamese.training import layer_table
 
 PUBLISHED_BEST = {"report's best": "report", "best public claim": "best public claim elsewhere"}  # label → source
 Drawing = tuple[Figure, pd.DataFrame]
@@ -54,7 +53,10 @@ def siamese_diagram() -> Drawing:
 
 def model_summary() -> Drawing:
     """Siamese ResNet18 with global average pooling, 513 parameters behind the tower."""
-    table = layer_table(SiameseNetwork(size=(HEIGHT, WIDTH)).build())
+    layers = SiameseNetwork(size=(HEIGHT, WIDTH)).build().layers
+    shapes = ["×".join("batch" if n is None else str(n) for n in layer.output.shape) for layer in layers]
+    rows = [(layer.name, shape, layer.count_params()) for layer, shape in zip(layers, shapes, strict=True)]
+    table = pd.DataFrame(rows, columns=["layer", "output shape", "parameters"])
     fig, ax = plt.subplots(figsize=(7, 2), layout="constrained")
     table_picture(ax, table.astype(str))
     return fig, table
@@ -62,7 +64,8 @@ def model_summary() -> Drawing:
 
 def results() -> Drawing:
     """The report's results tables as bars, with the headlines of what is recorded here among them."""
-    table, ours = published_results(), headlines()
+    titles = {row.title for experiment in EXPERIMENTS.values() for row in experiment.rows() if row.headline}
+    table, ours = published_results(), [m for m in recorded_methods(*EXPERIMENTS) if m["name"] in titles]
     names = table["method"] + " (" + table.pop("source") + ")"
     table = table.assign(method=names, low=table["top2"], high=table["top2"], color=plots.REPORT)
     colors = [plots.OURS if method["task"] == "inductive" else plots.TOGETHER for method in ours]

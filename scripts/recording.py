@@ -158,7 +158,7 @@ def readme_table() -> str:
     measured = {method["name"]: method for method in recorded_methods(*EXPERIMENTS)}
     lines = ["| method | report | here | 95 % interval | task |", "|---|---|---|---|---|"]
     for family, report, ours in FAMILIES:
-        theirs = f"{published[report]:.3f}" if report else ""
+        theirs = f"{published[report]:.3f}" if report in published else ""
         if method := measured.get(ours):
             here = f"{method['expected_top2']:.3f} | {interval_text(method['interval95'])} | {method['task']}"
             lines.append(f"| {family} | {theirs} | {here} |")

@@ -22,7 +22,7 @@ BELOW["report"] = BELOW["search"] = BELOW["methods"] | {"methods"}
 BELOW["cli"] = BELOW["report"] | {"report", "search"}
 BELOW["__main__"] = {"cli"}
 
-MAX_FILE, MAX_FUNCTION, MAX_PACKAGE = 300, 40, 4600  # lines
+MAX_FILE, MAX_FUNCTION, MAX_PACKAGE = 300, 40, 4700  # lines
 SEPARATE = ("search", "cli", "__main__")  # counted apart from the package
 
 

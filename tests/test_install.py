@@ -1,5 +1,6 @@
 """What installs the project: the lock, conda's file, and the Makefile's choice of a Python."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 from packaging.requirements import Requirement
+
+from conftest import encoded, picture
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -142,3 +145,39 @@ def test_make_replaces_a_venv_that_cannot_serve_and_says_why(checkout, version, 
     said = make(checkout, ".venv/ready", *arguments)
     assert (f"The present .venv is replaced: {why}." in said) == (why is not None)
     assert ("-m venv --clear .venv" in said) == (why is not None)
+
+
+# --- the wheel ------------------------------------------------------------------
+
+
+def test_the_wheel_finds_look_alikes_outside_a_checkout(tmp_path):
+    """Built, unpacked and called from another folder: its page and its trained model are in it, the sample is not."""
+    build = [
+        sys.executable,
+        "-m",
+        "uv",
+        "build",
+        "--wheel",
+        "--no-build-isolation",
+        "--out-dir",
+        str(tmp_path),
+        str(ROOT),
+    ]
+    subprocess.run(build, check=True, capture_output=True)
+    [wheel] = tmp_path.glob("*.whl")
+    shutil.unpack_archive(wheel, tmp_path / "installed", "zip")
+    (tmp_path / "pictures").mkdir()
+    for i in range(5):
+        (tmp_path / "pictures" / f"p{i}.jpg").write_bytes(encoded(picture(i)))
+
+    def tll(*options):
+        places = {"PYTHONPATH": str(tmp_path / "installed"), "TLL_CACHE": str(tmp_path / "cache"), "TLL_DATA": ""}
+        command = [sys.executable, "-m", "tll_utils", *options]
+        return subprocess.run(command, cwd=tmp_path, env=os.environ | places, capture_output=True, text=True)
+
+    shown = tll("look-alikes", "pictures", "--out", "found", "--quiet")
+    assert shown.returncode == 0, shown.stderr
+    table = (tmp_path / "found" / "look-alikes.csv").read_text(encoding="utf-8").splitlines()
+    assert len(table) == 1 + 5 * 4 and (tmp_path / "found" / "index.html").is_file()
+    refused = tll("report")
+    assert refused.returncode and "needs a checkout" in refused.stderr and "Traceback" not in refused.stderr

@@ -9,6 +9,7 @@ import pytest
 from conftest import encoded, picture
 from scripts.recording import readme_table
 from tll_utils import cli
+from tll_utils.methods.registry import BEST
 from tll_utils.runtime import project_root
 
 ROOT = project_root()
@@ -71,6 +72,8 @@ def users_folder(tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for variable in ("TLL_DATA", "TLL_PROGRESS"):
         monkeypatch.setenv(variable, "")
+    for name, value in {"epochs": 1, "n_seeds": 1, "inputs": BEST.inputs[:2]}.items():
+        monkeypatch.setattr(BEST, name, value)  # trained for a moment
     return tmp_path
 
 

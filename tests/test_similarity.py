@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from tll_utils import similarity
 from tll_utils.similarity import (
     cosine_similarity,
     euclidean_similarity,
@@ -49,13 +48,6 @@ def test_measures_agree_with_their_definition(embeddings):
     np.testing.assert_allclose(cosine_similarity(left, right), cosine, atol=1e-6)
     np.testing.assert_allclose(euclidean_similarity(left, right), -np.sqrt(((a - b) ** 2).sum(2)), rtol=1e-6)
     np.testing.assert_allclose(l1_similarity(left, right), -np.abs(a - b).sum(2), rtol=1e-6)
-
-
-def test_l1_in_blocks_is_l1_in_one(embeddings, monkeypatch):
-    """11 rows in blocks of 4: two whole blocks and a rest of 3."""
-    whole = l1_similarity(*embeddings)
-    monkeypatch.setattr(similarity, "BLOCK", 4)
-    np.testing.assert_array_equal(l1_similarity(*embeddings), whole)
 
 
 @pytest.mark.parametrize("measure", MEASURES)

@@ -30,17 +30,18 @@ Arguments = argparse.Namespace
 
 
 def report(arguments: Arguments) -> None:
-    """Run every notebook, redraw the figures and write build/report.html."""
-    _run_script("build_report", *["--in-place"] * arguments.in_place)
+    """Run every notebook, redraw the figures and make pages of them; or the paper, a PDF, of recorded results."""
+    _run_script("paper") if arguments.pdf else _run_script("build_report", *["--in-place"] * arguments.in_place)
 
 
 def test(arguments: Arguments) -> None:
     """Run the unit tests, then the notebooks on the sample, compared with their committed outputs."""
-    _run("pytest", *arguments.options)
+    _run("pytest", *(arguments.options or ["-n", "2", "--dist", "loadfile"]))  # a process needs up to 2 GB
     if not arguments.options:
         # Without the user's start-up files of IPython and backend of Matplotlib, which would change the outputs.
         own = {"IPYTHONDIR": str(runtime.build_dir() / "ipython"), "MPLBACKEND": "", "TLL_PROGRESS": "0"}
-        _run("pytest", "--nbval", "--nbval-cell-timeout", "600", "notebooks", TLL_DATA="data/sample", **own)
+        notebooks = ("--nbval", "--nbval-cell-timeout", "600", "notebooks", "-n", "2", "--dist", "loadfile")
+        _run("pytest", *notebooks, TLL_DATA="data/sample", **own)
 
 
 def reproduce(arguments: Arguments) -> None:
@@ -92,7 +93,9 @@ def look_alikes(arguments: Arguments) -> None:
     keep = arguments.keep_near_duplicates
     table = look_alikes(method, queries.images, gallery.images, top=arguments.top, keep_near_duplicates=keep)
     unreadable = pd.concat([gallery.unreadable, queries.unreadable]).drop_duplicates()
-    texts = {"title": f"Look-alikes in {arguments.folder.name}", "model_text": str(arguments.model)}
+    copies = "each shown" if keep else "left out, or named beside the one that is shown"
+    texts = {"title": f"Look-alikes in {arguments.folder.name}"}
+    texts["model_text"] = f"Compared by {arguments.model}. Near-duplicates are {copies}."
     page = write_page(table, queries.images, gallery.images, unreadable, arguments.out, **texts)
     for file, problem in unreadable.itertuples(index=False):
         print(f"left out: {file}: {problem}", file=sys.stderr)
@@ -114,33 +117,22 @@ def fit(arguments: Arguments) -> None:
 
 def evaluate(arguments: Arguments) -> None:
     """Measure a saved model on candidate lists or pairs of your own, or on the data set's test images."""
-    import pandas as pd
-
     from tll_utils.data.dataset import load_dataset
-    from tll_utils.evaluation.metrics import mean, solved_on_candidates
-    from tll_utils.evaluation.statistics import bootstrap_interval
     from tll_utils.report.submission import candidate_scores
-    from tll_utils.search.own_data import read_lists, read_pairs, solved, solved_pairs
+    from tll_utils.search import own_data
 
     method, k = _fitted(arguments.model), arguments.top
     if arguments.lists is None:
         test = (dataset := load_dataset()).test
         if test.truth is None:
             sys.exit("the truth of this data set is not published: give a table of candidate lists and its pictures")
-        left, chances = test.left, solved_on_candidates(candidate_scores(dataset, method), test.truth, k=k)
-        lengths = [test.candidates.shape[1]] * len(test)
+        table = own_data.solved_table(test.left.ids, candidate_scores(dataset, method), test.truth, k=k)
     elif arguments.pairs:
-        pairs = read_pairs(arguments.lists, arguments.pictures)
-        left, chances = pairs.left, solved_pairs(method, pairs, k=k)
-        lengths = [min(20, len(set(pairs.right.rows)))] * len(pairs)
+        table = own_data.solved_pairs(method, own_data.read_pairs(arguments.lists, arguments.pictures), k=k)
     else:
-        lists = read_lists(arguments.lists, arguments.pictures)
-        left, chances, lengths = lists.left, solved(method, lists, k=k), [len(row) for row in lists.candidates]
-    chance = mean([min(1, k / length) for length in lengths])
-    low, high = bootstrap_interval(chances) if len(chances) > 1 else (0.0, 1.0)
-    print(f"top-{k} {mean(chances):.3f}, 95 % interval {low:.3f} to {high:.3f}, chance {chance:.3f}, {len(left)} lefts")
+        table = own_data.solved(method, own_data.read_lists(arguments.lists, arguments.pictures), k=k)
+    print(own_data.summary(table, k=k))
     if arguments.out:
-        table = pd.DataFrame({"left": left.ids, "candidates": lengths, f"top{k}": chances})
         runtime.write_text(arguments.out, table.to_csv(index=False, lineterminator="\n"))
 
 
@@ -251,6 +243,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = _Commands(parser)
     add = commands.add(report, "report --data data/tll")
     add("--in-place", action="store_true", help="write the outputs into the committed notebooks instead")
+    add("--pdf", action="store_true", help="build/report.pdf, from the recorded results alone; no notebook is run")
     add = commands.add(test, "test tests/data")
     add("options", nargs="*", help="for pytest; without any, the notebooks are compared too")
     add = commands.add(submit, "submit --data challenge.zip --method best_one_to_one")

@@ -7,7 +7,7 @@ import pytest
 
 from conftest import encoded, picture
 from tll_utils.data.images import Images
-from tll_utils.features import descriptors
+from tll_utils.features.catalogue import EXTRACTORS
 
 
 class OneImage:
@@ -32,12 +32,12 @@ def plain(colour=(120, 120, 120)):
 def test_border_geometry_is_the_four_widths():
     image = plain((200, 200, 200))
     image[:20] = image[-30:] = 0
-    assert list(describe(descriptors.border_geometry(), image)) == [20, 30, 0, 0]
+    assert list(describe(EXTRACTORS["border_geometry"](), image)) == [20, 30, 0, 0]
 
 
 def test_file_size_is_logarithmic():
     """Twice the bytes add log 2."""
-    small, large = (describe(descriptors.file_size(), data=bytes(n)) for n in (1000, 2000))
+    small, large = (describe(EXTRACTORS["file_size"](), data=bytes(n)) for n in (1000, 2000))
     assert large - small == pytest.approx(np.log(2))
 
 
@@ -45,7 +45,7 @@ def test_histogram_of_two_colours():
     """Three quarters of the image in one bin, a quarter in another: square roots √0.75 and √0.25."""
     image = plain((255, 255, 255))
     image[:, :50] = 0
-    histogram = describe(descriptors.lab_histogram(), image)
+    histogram = describe(EXTRACTORS["lab_histogram"](), image)
     assert histogram.shape == (512,)
     np.testing.assert_allclose(np.sort(histogram)[-2:], [0.5, np.sqrt(0.75)], rtol=1e-6)
     assert np.linalg.norm(histogram) == pytest.approx(1)
@@ -53,12 +53,12 @@ def test_histogram_of_two_colours():
 
 def test_strong_colours_stay_in_the_histogram():
     """Pure red lies beyond ±50; it is counted in the outermost bin, not lost."""
-    assert np.linalg.norm(describe(descriptors.lab_histogram(), plain((255, 0, 0)))) == pytest.approx(1)
+    assert np.linalg.norm(describe(EXTRACTORS["lab_histogram"](), plain((255, 0, 0)))) == pytest.approx(1)
 
 
 def test_tiny_image_of_one_colour():
     """White is L = 100, a = b = 0 in CIELAB, at all 16×20 places."""
-    tiny = describe(descriptors.tiny_image(), plain((255, 255, 255))).reshape(20, 16, 3)
+    tiny = describe(EXTRACTORS["tiny_image"](), plain((255, 255, 255))).reshape(20, 16, 3)
     np.testing.assert_allclose(tiny, np.broadcast_to([100, 0, 0], tiny.shape), atol=0.1)
 
 
@@ -68,7 +68,7 @@ def test_hog_tells_orientation_not_brightness():
     stripes[:, ::20] = stripes[:, 1::20] = stripes[:, 2::20] = 250
     turned = plain()
     turned[::20] = turned[1::20] = turned[2::20] = 250
-    hog = descriptors.hog_descriptor()
+    hog = EXTRACTORS["hog"]()
     same, other = describe(hog, stripes // 2), describe(hog, turned)
     original = describe(hog, stripes)
     assert np.linalg.norm(original - same) < 0.2 * np.linalg.norm(original - other)
@@ -77,7 +77,7 @@ def test_hog_tells_orientation_not_brightness():
 def test_lbp_of_one_colour():
     """Without texture every neighbour is as bright as the middle, one pattern of 10: the 6 cells that do not touch
     the image's edge have root share 1 for it, every cell has length 1."""
-    embedding = describe(descriptors.lbp_histogram(), plain()).reshape(5, 4, 10)
+    embedding = describe(EXTRACTORS["lbp_histogram"](), plain()).reshape(5, 4, 10)
     np.testing.assert_allclose(np.sort(embedding[1:-1, 1:-1])[..., -1], 1, rtol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(embedding, axis=2), 1, rtol=1e-6)
 
@@ -87,7 +87,7 @@ def test_lbp_tells_rough_from_smooth():
     noise, brighter = (
         np.random.default_rng(i).integers(0, top, (245, 200, 3), np.uint8) for i, top in ((0, 128), (1, 256))
     )
-    a, b, smooth = (describe(descriptors.lbp_histogram(), image) for image in (noise, brighter, plain()))
+    a, b, smooth = (describe(EXTRACTORS["lbp_histogram"](), image) for image in (noise, brighter, plain()))
     assert np.linalg.norm(a - b) < 0.2 * np.linalg.norm(a - smooth)
 
 
@@ -99,24 +99,24 @@ def test_descriptors_see_the_view(tmp_path):
     image[:, :40] = 0
     path = tmp_path / "barred.jpg"
     path.write_bytes(encoded(image, quality=100, subsampling=0))
-    images, histogram = Images(["barred"], [path]), descriptors.lab_histogram()
+    images, histogram = Images(["barred"], [path]), EXTRACTORS["lab_histogram"]()
     assert np.count_nonzero(histogram.load(images, 0) > 0.05) == 2
     assert np.count_nonzero(histogram.load(images.cropped(), 0)) == 1
-    assert list(descriptors.border_geometry().load(images.mirrored(), 0)) == [60, 60, 0, 40]
+    assert list(EXTRACTORS["border_geometry"]().load(images.mirrored(), 0)) == [60, 60, 0, 40]
     flipped = OneImage(np.ascontiguousarray(images[0][:, ::-1]))
-    tiny = descriptors.tiny_image()
+    tiny = EXTRACTORS["tiny_image"]()
     np.testing.assert_array_equal(tiny.load(images.mirrored(), 0), tiny.load(flipped, 0))
 
 
 @pytest.mark.parametrize(
     ("extractor", "width"),
     [
-        (descriptors.border_geometry, 4),
-        (descriptors.file_size, 1),
-        (descriptors.lab_histogram, 512),
-        (descriptors.tiny_image, 960),
-        (descriptors.hog_descriptor, 2268),
-        (descriptors.lbp_histogram, 200),
+        (EXTRACTORS["border_geometry"], 4),
+        (EXTRACTORS["file_size"], 1),
+        (EXTRACTORS["lab_histogram"], 512),
+        (EXTRACTORS["tiny_image"], 960),
+        (EXTRACTORS["hog"], 2268),
+        (EXTRACTORS["lbp_histogram"], 200),
     ],
 )
 def test_output(extractor, width):

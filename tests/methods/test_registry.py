@@ -10,7 +10,7 @@ from tll_utils.data.pairs import Pairs
 from tll_utils.features.catalogue import EXTRACTORS
 from tll_utils.methods import adapters, registry
 from tll_utils.methods.adapters import BLOCKS, Adapter
-from tll_utils.methods.base import BorderNeutral
+from tll_utils.methods.base import BorderNeutral, Calibrated
 from tll_utils.methods.fine_tuning import FineTuned
 from tll_utils.methods.from_scratch import SiameseNetwork
 from tll_utils.methods.registry import METHODS, SubCategories, get_entry, get_method
@@ -119,11 +119,17 @@ def test_a_border_neutral_entry_says_so():
     assert all(get_entry(name).headline for name in registry.HEADLINE_BORDER_NEUTRAL)
 
 
+def test_a_calibrated_method_stays_one_on_border_neutral_images():
+    """Submissions decode one-to-one what is Calibrated."""
+    method = get_method("best_one_to_one_border_neutral")
+    assert isinstance(method, Calibrated) and isinstance(method.method, BorderNeutral)
+
+
 def test_a_method_is_a_copy():
     """What is changed on it, or on a member of it, changes neither the registry nor methods that share the member."""
     get_method("best_tuned").members[0].set_params(epochs=999)
     get_method("best").set_params(epochs=999)
-    assert {get_method(name).epochs for name in ("best", "best_one_to_one")} == {30}
+    assert get_method("best").epochs == get_method("best_one_to_one").method.epochs == 30
     assert get_method("best_tuned").members[0].epochs == 30
 
 

@@ -1,4 +1,4 @@
-"""The notebook runner: what stops it is named, and the bound page holds everything in order."""
+"""The notebook runner: what stops it is named, outputs are fresh, files of the checkout are left alone."""
 
 import json
 
@@ -65,9 +65,12 @@ def test_committed_files_get_outputs_and_plain_metadata(tmp_path, monkeypatch):
     assert written.metadata == build_report.METADATA
 
 
-def test_bound_page_holds_all_notebooks_in_order():
-    page = build_report.bind([new_notebook(cells=[new_markdown_cell(f"# Part {name}")]) for name in ("one", "two")])
-    assert 0 < page.index("Part one") < page.index("Part two")
+def test_without_sphinx_no_notebook_is_run(tmp_path, monkeypatch):
+    """Hours of notebooks on the real images are not spent before the missing package is named."""
+    monkeypatch.setattr("scripts.pages.find_spec", lambda name: None)
+    with pytest.raises(build_report.PagesError, match=r"sphinx.*pip install"):
+        build_report.write_report(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_notebooks_are_numbered_and_end_with_the_report():

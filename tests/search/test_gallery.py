@@ -95,7 +95,7 @@ def test_names_never_become_elements(images, tmp_path):
     names = [name for name, _ in parsed.elements]
     assert sorted(set(names) - {name for name, _ in plain.elements}) == ["b", "details", "li", "summary"]
     assert names.count("script") == 2 and not any("onload" in attributes for _, attributes in parsed.elements)
-    assert "1 unreadable file" in text and "&lt;b onload=x&gt;.jpg" in text and "$" not in text.replace("$data", "")
+    assert "Unreadable files: 1" in text and "&lt;b onload=x&gt;.jpg" in text and "$" not in text.replace("$data", "")
 
 
 def test_the_page_needs_nothing_from_outside(images, tmp_path):

@@ -63,17 +63,16 @@ def test_solved_counts_the_truth_among_the_best_of_its_own_list(pictures, tmp_pa
     """Left 0: 30 is nearer than 60 and 90. Left 120: 210 is further than 180 and nearer than nothing else."""
     text = "left,right,c0,c1,c2\ndark/gray0,gray30,gray60,gray30,gray90\ngray120,gray210,gray210,gray180,gray150\n"
     lists = read_lists(table(tmp_path, text), pictures)
-    assert list(solved(Brightness(), lists, k=1)) == [1, 0]
-    assert list(solved(Brightness(), lists, k=2)) == [1, 0]
-    assert list(solved(Brightness(), lists, k=9)) == [1, 1]
+    for k, expected in {1: [1, 0], 2: [1, 0], 9: [1, 1]}.items():
+        assert list(solved(Brightness(), lists, k=k)[f"top{k}"]) == expected
 
 
 def test_a_right_picture_of_two_pairs_is_one_candidate(pictures, tmp_path):
     """Rights 30, 90 and 210. To 0 the nearest is 30, to 60 both 30 and 90 are: half a chance; to 180 it is 210."""
     text = "left,right\ndark/gray0,gray30\ngray60,gray30\ngray60,gray90\ngray180,gray210\n"
     pairs = read_pairs(table(tmp_path, text), pictures)
-    np.testing.assert_allclose(solved_pairs(Brightness(), pairs, k=1), [1, 0.5, 0.5, 1], atol=0.51)
-    assert solved_pairs(Brightness(), pairs, k=3).tolist() == [1, 1, 1, 1]
+    np.testing.assert_allclose(solved_pairs(Brightness(), pairs, k=1).top1, [1, 0.5, 0.5, 1], atol=0.51)
+    assert solved_pairs(Brightness(), pairs, k=3).top3.tolist() == [1, 1, 1, 1]
 
 
 @pytest.mark.parametrize(

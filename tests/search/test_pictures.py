@@ -4,6 +4,7 @@ import os
 import struct
 import zipfile
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -75,8 +76,9 @@ def test_what_is_not_meant_is_passed_over(folder):
 
 def test_the_cache_within_the_folder_is_passed_over(folder, monkeypatch):
     monkeypatch.setenv("TLL_CACHE", str(folder / "cache"))
+    monkeypatch.chdir(folder)
     (folder / "a.jpg").write_bytes(encoded(picture(0)))
-    assert collect(folder).images.ids == collect(folder).images.ids == ("a.jpg",)
+    assert collect(Path()).images.ids == collect(folder).images.ids == collect(folder).images.ids == ("a.jpg",)
 
 
 def test_a_name_that_is_no_utf8_is_shown_with_replacements(folder):
@@ -102,7 +104,7 @@ def test_a_source_without_pictures_is_refused_in_one_line(folder, data):
 
 
 def test_a_source_that_is_not_there_is_refused(folder):
-    with pytest.raises(NoPicturesError, match="nowhere"):
+    with pytest.raises(NoPicturesError, match="nowhere: there is no such"):
         collect(folder / "nowhere")
 
 

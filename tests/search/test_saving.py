@@ -61,7 +61,7 @@ def saved(sample, tmp_path_factory):
     """Folder of the saved methods; the fitted methods; their scores; those of loaded ones in a process of their own."""
     folder, train = tmp_path_factory.mktemp("models"), sample.take(range(44))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tll_utils.methods.from_scratch.project_root", lambda: tmp_path_factory.mktemp("trainings"))
+        patch.setattr("tll_utils.methods.from_scratch.build_dir", lambda: tmp_path_factory.mktemp("trainings"))
         fitted = {name: method.fit(train) for name, method in METHODS.items()}
     left, right = sample.left.take(range(44, 54)), sample.right.take(range(44, 56))
     scores = {name: method.scores(left, right) for name, method in fitted.items()}

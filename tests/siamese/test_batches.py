@@ -3,13 +3,11 @@
 import numpy as np
 import pytest
 
-from tll_utils.data.pairs import Pairs, pair_table
+from tll_utils.data.pairs import Pairs
 from tll_utils.runtime import keras
 from tll_utils.siamese.batches import (
-    CachedImages,
     FeatureBatches,
     InBatchNegatives,
-    PairBatches,
     cached,
     sampled_labels,
 )
@@ -44,19 +42,17 @@ def rows_of(pictures, images):
 # --- images ---------------------------------------------------------------------
 
 
-def test_cached_images_are_resized_once():
-    pictures = Pictures(3, 0)
-    images = CachedImages(pictures, (16, 13))
-    assert images[1].shape == (16, 13, 3) and images[1] is images[1] and pictures.read == [1]
-    assert len(images) == 3 and images.ids == pictures.ids
-    both = cached(noise_pairs(2), (16, 13))
-    assert len(both) == 2 and both.left[0].shape == both.right[1].shape == (16, 13, 3)
+def test_cached_images_are_decoded_once_and_resized():
+    pairs = noise_pairs(3)
+    both = cached(pairs, (16, 13))
+    assert sorted(pairs.left.read) == [0, 1, 2] and len(both) == 3
+    assert both.left.shape == both.right.shape == (3, 16, 13, 3) and both.left.dtype == np.uint8
 
 
 def test_images_are_resized_by_the_mean_of_their_pixels():
     pictures = Pictures(1, 0)
     halves = pictures.images[0].reshape(16, 2, 13, 2, 3).mean((1, 3))
-    np.testing.assert_allclose(CachedImages(pictures, (16, 13))[0], halves, atol=0.51)
+    np.testing.assert_allclose(cached(Pairs(pictures, pictures), (16, 13)).left[0], halves, atol=0.51)
 
 
 # --- in-batch negatives ---------------------------------------------------------
@@ -128,58 +124,6 @@ def test_augmentation_flips_both_images_of_a_pair_but_not_their_crops():
     assert not any(np.array_equal(a, b) for a, b in zip(left, right, strict=True))
     (plain, _), _ = InBatchNegatives(pairs, batch_size=40)[0]
     assert np.array_equal(plain, half)
-
-
-# --- pair table -----------------------------------------------------------------
-
-
-def table_of(pairs, n_foils=4):
-    return pair_table(pairs.left.ids, pairs.right.ids, n_foils=n_foils)
-
-
-def named(pairs, batch):
-    """(left id, right id, label) of a batch, read off the pixels."""
-    (left, right), label = batch
-    sides = zip(rows_of(pairs.left, left), rows_of(pairs.right, right), label.tolist(), strict=True)
-    return [(pairs.left.ids[i], pairs.right.ids[j], value) for i, j, value in sides]
-
-
-def test_batches_hold_the_images_of_the_table():
-    """8 lefts × 5 rows = 40 pairs in batches of 16: 16, 16 and 8, in the order of the table."""
-    pairs = noise_pairs(8)
-    batches = PairBatches(table_of(pairs), pairs.left, pairs.right, batch_size=16, shuffle=False)
-    shown = [batches[step] for step in range(len(batches))]
-    assert [len(label) for _, label in shown] == [16, 16, 8]
-    (left, right), label = shown[0]
-    assert left.shape == right.shape == (16, *SIZE, 3)
-    assert (left.dtype, right.dtype, label.dtype) == (np.uint8, np.uint8, np.float32)
-    expected = list(table_of(pairs).itertuples(index=False, name=None))
-    assert [row for batch in shown for row in named(pairs, batch)] == expected
-
-
-def test_an_image_is_decoded_once_a_batch():
-    """The first 10 rows of the table hold 2 lefts, five times each."""
-    pairs = noise_pairs(8)
-    PairBatches(table_of(pairs), pairs.left, pairs.right, batch_size=10, shuffle=False)[0]
-    assert sorted(pairs.left.read) == [0, 1]
-
-
-def test_every_epoch_has_all_pairs_in_an_order_of_seed_and_epoch():
-    pairs = noise_pairs(8)
-
-    def epoch(number, seed=0):
-        batches = PairBatches(table_of(pairs), pairs.left, pairs.right, batch_size=16, seed=seed)
-        batches.epoch = number
-        return [row for step in range(3) for row in named(pairs, batches[step])]
-
-    assert epoch(0) == epoch(0) != epoch(1) != epoch(1, seed=1)
-    assert sorted(epoch(0)) == sorted(epoch(1)) == sorted(table_of(pairs).itertuples(index=False, name=None))
-
-
-def test_unknown_images_are_named():
-    table = table_of(noise_pairs(8))
-    with pytest.raises(ValueError, match="pair table row 35: '1-7' is none of the 7 left images"):
-        PairBatches(table, noise_pairs(7).left, noise_pairs(8).right)
 
 
 # --- features -------------------------------------------------------------------

@@ -50,9 +50,8 @@ class Dataset:
 def load_dataset(path: str | Path | None = None) -> Dataset:
     """The data set of a folder or zip, every table and every image checked; one line says which it is.
 
-    Without `path`: `$TLL_DATA` (a relative one starts at the checkout), else `data/tll` or `data/tll.zip`, else
-    `data/sample`. On TLL the first load takes about 5 seconds, a later one less than one. Raises DatasetError, one
-    report of all problems.
+    Without `path`: `$TLL_DATA` (a relative one starts at the checkout), else `data/tll` or `data/tll.zip`, else the
+    sample. On TLL the first load takes 5 seconds, a later one less than one. Raises DatasetError with all problems.
     """
     path, name, shown = _choose_source(path)
     try:

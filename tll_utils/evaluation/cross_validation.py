@@ -30,21 +30,14 @@ def cross_validate(blocks: Iterable[np.ndarray], folds: Folds, *, n_candidates: 
 
 
 def cross_validate_one_to_one(
-    blocks: Iterable[np.ndarray],
-    folds: Folds,
-    decode: Decoder,
-    *,
-    n_draws: int = 20,
-    seed: int = 0,
+    blocks: Iterable[np.ndarray], folds: Folds, decode: Decoder, *, n_draws: int = 20, seed: int = 0,
     n_candidates: int = N_CANDIDATES,
-) -> pd.DataFrame:
+) -> pd.DataFrame:  # fmt: skip
     """Table as of `cross_validate`, each fold's test pairs decoded together by `solved_one_to_one`.
 
     The temperature of a fold is calibrated on the blocks of the other folds, never on its own, so there must be two.
-    Lists are drawn, and competition happens, inside a fold. One graph over all pairs would need scores for left and
-    right images of different folds by models that saw neither: ten models on three fifths of the pairs. That the graph
-    is smaller than the challenge's matters little: how much a right is wanted depends on the 20 lists it is in,
-    whatever n is. With planted scores of 0.72 inductive top-2, 320 and 2,000 pairs both reach 0.80 to 0.81.
+    Lists are drawn, and rights compete, inside a fold. That such a graph is smaller than the challenge's matters
+    little: with planted scores of 0.72 inductive top-2, 320 and 2,000 pairs both reach 0.80 to 0.81.
     """
     blocks = _checked(blocks, folds)
     if len(blocks) < 2:

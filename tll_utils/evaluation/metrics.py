@@ -44,10 +44,8 @@ def expected_solved(
     better, tied = _better_and_tied(S, match)
     n_foils, drawn = np.shape(S)[1] - 1, n_candidates - 1
     if n_foils < drawn:
-        raise ValueError(
-            f"a list of {n_candidates} candidates cannot be drawn from a gallery of {n_foils + 1}: "
-            f"pass n_candidates={n_foils + 1} or smaller, or use fewer folds"
-        )
+        wrong = f"a list of {n_candidates} candidates cannot be drawn from a gallery of {n_foils + 1}"
+        raise ValueError(f"{wrong}: pass n_candidates={n_foils + 1} or smaller, or use fewer folds")
     _check_k(k, n_candidates)
     chance = hypergeom.cdf(k - 1, n_foils, np.arange(n_foils + 1), drawn)
     return _mean_over_ties(chance, better, tied).round(DECIMALS)

@@ -6,7 +6,7 @@ from functools import cache, partial
 
 import numpy as np
 
-from tll_utils.data.images import Images
+from tll_utils.data.images import Images, find_borders
 from tll_utils.features import descriptors, faces
 from tll_utils.features.backbones import backbone
 from tll_utils.features.embedding import Extractor, embed
@@ -18,12 +18,13 @@ def _lite(variant: int, layers: Sequence[str], pools: Sequence[str]) -> Extracto
 
 
 _MAKERS = {
-    "border_geometry": descriptors.border_geometry,
+    # Widths of the four letterbox borders in pixels, (n, 4): a shortcut, no content.
+    "border_geometry": partial(descriptors.descriptor, "border geometry @1", find_borders),
     "file_size": descriptors.file_size,
-    "lab_histogram": descriptors.lab_histogram,
-    "tiny_image": descriptors.tiny_image,
-    "hog": descriptors.hog_descriptor,
-    "lbp_histogram": descriptors.lbp_histogram,
+    "lab_histogram": partial(descriptors.descriptor, "CIELAB histogram @1", descriptors.lab_histogram),
+    "tiny_image": partial(descriptors.descriptor, "tiny image @1", descriptors.tiny_image),
+    "hog": partial(descriptors.descriptor, "HOG @1", descriptors.hog_descriptor),
+    "lbp_histogram": partial(descriptors.descriptor, "LBP @1", descriptors.lbp_histogram),
     "faces": faces.face_extractor,
     "face_landmarks": faces.landmark_extractor,
     "whole_image_face": faces.whole_image_extractor,

@@ -9,10 +9,6 @@ queries of a test set are known before the first is answered, as in the challeng
 a different task from the inductive one. Where a right is the truth of two lefts, one of them is misassigned; the same
 picture under two gallery ids does little harm, for both stay on top. The lists alone say something: a right in few of
 them is more probably the truth of each, so constant scores reach an expected top-2 of 0.15 with the challenge's lists.
-
-Notebook 08 works three lefts and three rights through by hand: on a small loop of edges belief propagation counts the
-same evidence again in every round, so its answer is right in sign and order, not in size. On the challenge's 2,000
-lists of 20 the messages settle, and sizes are log-odds.
 """
 
 import numpy as np

@@ -30,10 +30,9 @@ def show_image(ax: Axes, image: np.ndarray, title: str = "", *, frame: str | Non
 
 
 def image_grid(
-    images: Sequence[Sequence[np.ndarray]],
-    titles: Sequence[Sequence[str]] | None = None,
+    images: Sequence[Sequence[np.ndarray]], titles: Sequence[Sequence[str]] | None = None,
     frames: Sequence[Sequence[str | None]] | None = None,
-) -> Figure:
+) -> Figure:  # fmt: skip
     """Rows of images with optional titles and frame colours; each argument is a list of rows."""
     n_rows, n_columns = len(images), max(map(len, images))
     size = (1.2 * n_columns, 1.5 * n_rows + (0.2 * n_rows if titles else 0))

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from tll_utils.report.experiments import EXPERIMENTS
 from tll_utils.runtime import damage_named, project_root, read_json
 
 AGAIN = "restore it by `git checkout -- data/results`, or record it again"
@@ -64,12 +63,3 @@ def published_results() -> pd.DataFrame:
     """The numbers published by others, as they published them: method, top2, source."""
     with damage_named(path := results_dir() / "published.csv", AGAIN):
         return pd.read_csv(path, encoding="utf-8")
-
-
-# --- headlines -----------------------------------------------------------------
-
-
-def headlines() -> list[dict]:
-    """The recorded methods that the registry calls headlines."""
-    titles = {row.title for experiment in EXPERIMENTS.values() for row in experiment.rows() if row.headline}
-    return [method for method in recorded_methods(*EXPERIMENTS) if method["name"] in titles]

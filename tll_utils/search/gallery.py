@@ -88,7 +88,7 @@ def _unreadable(unreadable: pd.DataFrame) -> str:
         f"<li><b>{escape(file)}</b>: {escape(problem)}</li>"
         for file, problem in unreadable[["file", "problem"]].itertuples(index=False)
     )
-    return f"<details><summary>{len(unreadable)} unreadable files</summary><ul>{rows}</ul></details>"
+    return f"<details><summary>Unreadable files: {len(unreadable)}</summary><ul>{rows}</ul></details>"
 
 
 def _json(data: dict) -> str:

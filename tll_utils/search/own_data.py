@@ -1,5 +1,6 @@
 """A user's own pairs and candidate lists: a CSV that names pictures of a folder or zip."""
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -9,7 +10,8 @@ import pandas as pd
 from tll_utils.data.checks import DatasetError, Problem, read_table, report
 from tll_utils.data.images import Images
 from tll_utils.data.pairs import Pairs
-from tll_utils.evaluation.metrics import expected_solved, solved_on_candidates
+from tll_utils.evaluation.metrics import expected_solved, mean, solved_on_candidates
+from tll_utils.evaluation.statistics import bootstrap_interval
 from tll_utils.methods.base import Method
 from tll_utils.search.pictures import Collection, collect
 
@@ -56,26 +58,43 @@ def read_lists(table: Path, pictures: Path) -> Lists:
     return Lists(collection.images.take(number[:, 0]), collection.images.take(columns), candidates, truth)
 
 
-def solved(method: Method, lists: Lists, *, k: int = 2) -> np.ndarray:
-    """Chance that a fitted method puts the truth among the k best of its list, (n_left,); where k ≥ its length, 1."""
+def solved(method: Method, lists: Lists, *, k: int = 2) -> pd.DataFrame:
+    """The `solved_table` of a fitted method's scores."""
     S = method.scores(lists.left, lists.right)
-    return np.array(
-        [
-            solved_on_candidates(row[None, listed], [truth], k=min(k, len(listed)))[0]
-            for row, listed, truth in zip(S, lists.candidates, lists.truth, strict=True)
-        ]
-    )
+    scores = [row[listed] for row, listed in zip(S, lists.candidates, strict=True)]
+    return solved_table(lists.left.ids, scores, lists.truth, k=k)
 
 
-def solved_pairs(method: Method, pairs: Pairs, *, k: int = 2, n_candidates: int = 20) -> np.ndarray:
-    """Chance that a fitted method solves a left image with candidates drawn from all right pictures, (n_left,).
+def solved_table(ids: Sequence[str], scores: Iterable[np.ndarray], truth: Iterable[int], *, k: int = 2) -> pd.DataFrame:
+    """left (id), candidates (their number), top<k>: the chance that the truth is among the k best, 1 where k ≥ all."""
+    rows = [
+        (left, len(row), solved_on_candidates(row[None], [place], k=min(k, len(row)))[0])
+        for left, row, place in zip(ids, scores, truth, strict=True)
+    ]
+    return pd.DataFrame(rows, columns=["left", "candidates", f"top{k}"])
+
+
+def solved_pairs(method: Method, pairs: Pairs, *, k: int = 2, n_candidates: int = 20) -> pd.DataFrame:
+    """Table as of `solved_table` for lists drawn from all right pictures, expected over all draws.
 
     Lists have n_candidates, or all right pictures where there are fewer. A right picture that occurs in several pairs
     is one candidate.
     """
     rights, match = np.unique(pairs.right.rows, return_inverse=True)
     S = method.scores(pairs.left, pairs.right.base.take(rights))
-    return expected_solved(S, match, k=min(k, len(rights)), n_candidates=min(n_candidates, len(rights)))
+    length = min(n_candidates, len(rights))
+    chances = expected_solved(S, match, k=min(k, length), n_candidates=length)
+    return pd.DataFrame({"left": pairs.left.ids, "candidates": length, f"top{k}": chances})
+
+
+def summary(table: pd.DataFrame, *, k: int) -> str:
+    """Accuracy, its interval and what guessing would reach, in one line."""
+    chances = table[f"top{k}"]
+    low, high = bootstrap_interval(chances) if len(table) > 1 else (0.0, 1.0)
+    guessed = mean(np.minimum(1, k / table["candidates"]))
+    return (
+        f"top-{k} {mean(chances):.3f}, 95 % interval {low:.3f} to {high:.3f}, chance {guessed:.3f}, {len(table)} lefts"
+    )
 
 
 def _read(table: Path, pictures: Path) -> tuple[pd.DataFrame, Collection, list[Problem]]:

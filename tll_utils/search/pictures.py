@@ -86,6 +86,8 @@ def collect(source: Path) -> Collection:
 
 def _find(source: Path) -> tuple[list[Picture], list[tuple[str, str]]]:
     """The pictures of the source, sorted, and the folders that cannot be opened with the reason."""
+    if not source.exists():
+        raise NoPicturesError(f"{source}: there is no such folder or file")
     if source.is_file() and source.suffix.lower() != ".zip":
         return [Picture(_text(source.name), source)], []
     try:
@@ -94,13 +96,16 @@ def _find(source: Path) -> tuple[list[Picture], list[tuple[str, str]]]:
         found = sorted(pictures, key=lambda picture: picture.id)
     except zipfile.BadZipFile as error:
         raise NoPicturesError(f"{source} is a damaged zip ({error}): copy or download it again") from error
-    problems = [(_text(os.path.relpath(error.filename, source)), f"{error.strerror} — change it") for error in errors]
+    problems = [
+        (_text(os.path.relpath(error.filename, source)), "may not be opened — change its permissions")
+        for error in errors
+    ]
     return found, problems
 
 
 def _files(source: Path, errors: list[OSError]) -> Iterator[Picture]:
     for parent, folders, names in os.walk(source, onerror=errors.append):
-        if PAGE_MARK in names or Path(parent) == cache_dir():
+        if PAGE_MARK in names or Path(parent).resolve() == cache_dir().resolve():
             folders.clear()
             continue
         folders[:] = [folder for folder in folders if not folder.startswith(".")]
@@ -168,6 +173,7 @@ def _write_copy(picture: Picture, copy: Path) -> None:
         with _ONE_LARGE if n_pixels > LARGE else nullcontext():
             is_upright = orientation(image) == 1  # decodes a PNG, where it may come last
             normalised = _normalised(image)
+            image.close()  # its pixels go before those of the next large one come
         with atomic_write(copy) as partial_copy:
             if image.format == "JPEG" and size == (WIDTH, HEIGHT) and is_upright:
                 stream.seek(0)
@@ -190,7 +196,8 @@ def _normalised(image: Image.Image) -> Image.Image:
     """RGB of 200×245, upright; a large picture is reduced before it is composed and resampled."""
     image = turned_upright(image)
     image = _eight_bit(image) if image.mode.startswith(("I", "F")) else image
-    image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    mode = "RGBA" if image.has_transparency_data else "RGB"
+    image = image if image.mode == mode else image.convert(mode)  # of equal modes it would be a copy
     image = image.reduce(max(1, min(image.size) // (2 * HEIGHT)))
     return to_rgb(ImageOps.fit(image, (WIDTH, HEIGHT), Image.Resampling.LANCZOS))
 

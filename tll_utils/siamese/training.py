@@ -61,18 +61,6 @@ def siamese_model(tower: keras.Model, head: keras.layers.Layer) -> keras.Model:
     return keras.Model([left, right], head(a, b))
 
 
-def row_by_row(model: keras.Model) -> keras.Model:
-    """The same weights as the report uses them: (left, right) → logits (b,), row with row."""
-    return keras.Model(model.inputs, ops.diagonal(model.output))
-
-
-def layer_table(model: keras.Model) -> pd.DataFrame:
-    """Layer, output shape and number of parameters of a model's layers, as `Model.summary` prints them."""
-    shapes = ["×".join("batch" if n is None else str(n) for n in layer.output.shape) for layer in model.layers]
-    rows = [(layer.name, shape, layer.count_params()) for layer, shape in zip(model.layers, shapes, strict=True)]
-    return pd.DataFrame(rows, columns=["layer", "output shape", "parameters"])
-
-
 def encode(model: keras.Model, images: Sequence[np.ndarray]) -> np.ndarray:
     """The tower's embeddings of the images, resized to its input where need be, (n, d) float32."""
     tower = model.get_layer("tower")
@@ -102,10 +90,9 @@ def fit(
 ) -> pd.DataFrame:  # fmt: skip
     """Train a model just built and compiled, load the weights of its best epoch, and return the history.
 
-    Called again with the same arguments after a kill, it goes on at the interrupted epoch and ends with the weights of
-    an undisturbed run, if the backend repeats itself exactly (a processor does; TensorFlow on a GPU after
-    `enable_op_determinism`). Once finished, it only reads. `folder` gets settings.json, history.csv, best.weights.h5
-    and, during training, backup. Raises ValueError where its settings are others (JSON values: whatever decides the
+    Called again after a kill, it goes on at the interrupted epoch and ends with the weights of an undisturbed run, if
+    the backend repeats itself exactly (processors do). Once finished, it only reads. `folder` gets settings.json,
+    history.csv, best.weights.h5 and backup. Raises ValueError where its settings are others (whatever decides the
     result), or with fewer than 20 pairs in train_sample or validation. A row of the history is an epoch, from 1:
     loss and pair_accuracy, means over its steps; expected top-2 of train_sample (top2) and of validation (val_top2,
     whose maximum is the best epoch); val_loss and val_pair_accuracy of validation_data; seconds of the training steps.
