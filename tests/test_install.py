@@ -173,7 +173,7 @@ def test_the_wheel_finds_look_alikes_outside_a_checkout(tmp_path):
     def tll(*options):
         places = {"PYTHONPATH": str(tmp_path / "installed"), "TLL_CACHE": str(tmp_path / "cache"), "TLL_DATA": ""}
         command = [sys.executable, "-m", "tll_utils", *options]
-        return subprocess.run(command, cwd=tmp_path, env=os.environ | places, capture_output=True, text=True)
+        return subprocess.run(command, cwd=tmp_path, env=os.environ | places, capture_output=True, encoding="utf-8")
 
     shown = tll("look-alikes", "pictures", "--out", "found", "--quiet")
     assert shown.returncode == 0, shown.stderr

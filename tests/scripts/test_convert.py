@@ -88,7 +88,7 @@ def test_pairs_stay_pairs_and_their_names_are_kept(converted, origin, release):
 def test_tables_say_the_same(converted, origin):
     folder, _ = converted
     for part, name in (("train", "train.csv"), ("test", "test_truth.csv")):
-        table, expected = pd.read_csv(folder / name), origin[origin["part"] == part]
+        table, expected = pd.read_csv(folder / name, encoding="utf-8"), origin[origin["part"] == part]
         assert table.to_numpy().tolist() == expected[["left", "right"]].to_numpy().tolist()
         assert table["left"].is_monotonic_increasing
 
@@ -102,7 +102,7 @@ def test_images_are_copied_unless_they_need_a_conversion(converted, origin, rele
 
 
 def test_lists_are_even_and_hold_the_truth(converted, origin):
-    lists = pd.read_csv(converted[0] / "test_candidates.csv").set_index("left")
+    lists = pd.read_csv(converted[0] / "test_candidates.csv", encoding="utf-8").set_index("left")
     test = origin[origin["part"] == "test"].set_index("left")["right"]
     places = [lists.loc[left].tolist().index(right) for left, right in test.items()]
     assert len(set(places)) > 8 and (lists.nunique(axis=1) == 20).all()
@@ -134,7 +134,7 @@ def test_what_cannot_be_used_is_listed(converted):
     assert "before" in listed["left.zip/bad.png"]
     assert "truncated" in listed["right.zip/bad.jpg"] and "0 bytes" in listed["left.zip/empty.jpg"]
     assert len(listed) == 5
-    assert len(pd.read_csv(folder / "left_out.csv")) == 5
+    assert len(pd.read_csv(folder / "left_out.csv", encoding="utf-8")) == 5
 
 
 # --- seeds, numbers, folders ------------------------------------------------------
