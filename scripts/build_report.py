@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
@@ -13,7 +14,8 @@ from nbclient.exceptions import CellExecutionError
 
 from scripts.figures import redraw_figures
 from scripts.pages import PagesError, build_pages, require_sphinx
-from tll_utils.runtime import locked, progress, project_root, write_text
+from tll_utils.data.dataset import data_source
+from tll_utils.runtime import locked, prefetch, progress, project_root, write_text
 
 CELL_TIMEOUT = None  # training cells on the real data take hours; no cell may run into a limit
 STARTUP_TIMEOUT = 300  # seconds for a kernel to answer, which a busy machine with two cores may need
@@ -30,6 +32,15 @@ class NotebookError(RuntimeError):
 def notebook_paths() -> list[Path]:
     """The numbered notebooks, in order."""
     return sorted((project_root() / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+
+
+def run_notebooks() -> Iterator[tuple[Path, nbformat.NotebookNode]]:
+    """Every notebook with fresh outputs, in order: of the sample two at a time, whose cells keep one core busy each.
+
+    Of the real images one by one: their trainings use all cores, and a failure must not wait for another notebook.
+    """
+    paths, workers = notebook_paths(), 2 if data_source()[1] == "sample" else 1
+    return zip(paths, prefetch(run_notebook, paths, workers=workers, n_ahead=workers), strict=True)
 
 
 def run_notebook(path: Path) -> nbformat.NotebookNode:
@@ -73,15 +84,14 @@ def write_report(build: Path) -> Path:
     require_sphinx()
     build.mkdir(parents=True, exist_ok=True)
     redraw_figures()  # first, since the notebooks show them
-    for path in notebook_paths():
-        write_text(build / path.name, nbformat.writes(run_notebook(path)) + "\n")
+    for path, notebook in run_notebooks():
+        write_text(build / path.name, nbformat.writes(notebook) + "\n")
     return build_pages(build, build / "report")
 
 
 def refresh_notebooks() -> None:
     """Run the notebooks and write their outputs into the committed files."""
-    for path in notebook_paths():
-        notebook = run_notebook(path)
+    for path, notebook in run_notebooks():
         notebook.metadata = nbformat.from_dict(METADATA)
         write_text(path, nbformat.writes(notebook) + "\n")
 

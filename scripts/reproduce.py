@@ -5,7 +5,6 @@ At the end a table compares what was recorded before with the fresh numbers.
 """
 
 import argparse
-import gc
 import hashlib
 import json
 import os
@@ -83,8 +82,7 @@ def _score_folds(method: Method, pairs: Pairs, folds: list[Rows], neutral: bool)
         if (history := getattr(trained, "history_", None)) is not None:
             histories.append(history.to_dict("records"))
         del fitted, trained
-        keras.backend.clear_session()
-        gc.collect()  # networks stand in circles of references: hundreds of them would fill the memory
+        keras.backend.clear_session()  # collects garbage too: hundreds of networks would fill the memory
     return FoldScores(raw, cropped, histories, time.perf_counter() - started)
 
 

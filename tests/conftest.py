@@ -1,5 +1,6 @@
 """A tiny data set in the TLL layout, drawn in a temporary folder; pairs of the drawn sample, encoded once a session."""
 
+import os
 import shutil
 from io import BytesIO
 
@@ -55,7 +56,9 @@ def tiny(tiny_original, tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def session_cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
+    """One cache of all processes of a run."""
+    root = tmp_path_factory.getbasetemp()
+    return (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "session-cache"
 
 
 @pytest.fixture(scope="module")

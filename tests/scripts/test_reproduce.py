@@ -70,6 +70,7 @@ def checkout(tmp_path, monkeypatch):
 @pytest.fixture
 def toy(monkeypatch):
     """The experiments "toy" of methods one and two, each cross-validated, and "together", one decoded."""
+    monkeypatch.setattr(reproduce.keras.backend, "clear_session", lambda: None)  # nothing is trained, and it is slow
     for name in ("one", "two"):
         monkeypatch.setitem(registry.METHODS, name, Entry(name, Planted(name), notes=f"notes of {name}"))
     monkeypatch.setitem(EXPERIMENTS, "toy", Experiment(0, ("one", "two")))

@@ -53,7 +53,7 @@ def load_dataset(path: str | Path | None = None) -> Dataset:
     Without `path`: `$TLL_DATA` (a relative one starts at the checkout), else `data/tll` or `data/tll.zip`, else the
     sample. On TLL the first load takes 5 seconds, a later one less than one. Raises DatasetError with all problems.
     """
-    path, name, shown = _choose_source(path)
+    path, name, shown = data_source(path)
     try:
         tables, images, notes = check(_find_root(path), name)
     except OSError as error:
@@ -76,7 +76,7 @@ def load_dataset(path: str | Path | None = None) -> Dataset:
     return Dataset(name, train, test, sha256(repr(facts).encode()).hexdigest(), notes, factors)
 
 
-def _choose_source(path: str | Path | None) -> tuple[Path, str, str]:
+def data_source(path: str | Path | None = None) -> tuple[Path, str, str]:
     """Path, name of the data set, and the words that stand for its place (never a path of this machine)."""
     if path is not None:
         return Path(path), Path(path).resolve().name.removesuffix(".zip"), "given path"
