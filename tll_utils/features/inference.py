@@ -103,6 +103,7 @@ def _openvino():
     sys.modules.setdefault("openvino_telemetry", None)  # pyright: ignore[reportArgumentType]
     import openvino
 
+    openvino.Tensor(np.zeros(1, np.uint8))  # two threads that make the first one at once may deadlock
     return openvino
 
 
