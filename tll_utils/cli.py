@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tll_utils import runtime
 
-SHIPPED = "adapter_lite0_small"  # the model that comes with the package: Lite0 features, no faces
+SHIPPED = "adapter_lite0_small_border_neutral"  # comes with the package: Lite0 features, no faces
 FAILURES = (ValueError, OSError, RuntimeError)  # of bad input; their texts name the file and the remedy
 ELSEWHERE = "name other folders: TLL_CACHE or --cache for what is computed, --out, --save for what is written"
 REMEDIES = {  # of the system's errors, whose texts name the file

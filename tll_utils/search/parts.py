@@ -83,7 +83,7 @@ def _block_parts(method: Adapter, left: Images, right: Images, candidates: np.nd
     members = [(names, model) for names, models in zip(method.inputs, method.models_, strict=True) for model in models]
     weight = 1 / (len(members) * len(views))
     return _added(
-        ({TITLES.get(name, name): part}, weight)
+        ({TITLES.get(name.removesuffix("_small"), name): part}, weight)
         for names, model in members
         for a, b in views
         for name, part in _shares({name: (a[name], b[name]) for name in names}, model, candidates)
