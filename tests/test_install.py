@@ -163,7 +163,9 @@ def test_the_wheel_finds_look_alikes_outside_a_checkout(tmp_path):
         str(tmp_path),
         str(ROOT),
     ]
-    subprocess.run(build, check=True, capture_output=True)
+    settings = tmp_path / "build.cfg"  # without it files of earlier wheels would be taken from build/lib
+    settings.write_text(f"[build]\nbuild_base = {tmp_path / 'base'}\n", encoding="utf-8")
+    subprocess.run(build, check=True, capture_output=True, env=os.environ | {"DIST_EXTRA_CONFIG": str(settings)})
     [wheel] = tmp_path.glob("*.whl")
     shutil.unpack_archive(wheel, tmp_path / "installed", "zip")
     (tmp_path / "pictures").mkdir()

@@ -78,12 +78,13 @@ def _best(
 def _table(scores, candidates, parts, queries: Images, gallery: Images, groups: np.ndarray) -> pd.DataFrame:
     query, rank = np.nonzero(np.isfinite(scores))
     pictures = candidates[query, rank]
+    shown = {name: part[query, rank] for name, part in parts.items()}  # but not what is 0.00 everywhere
     columns = {
         "query": [queries.ids[row] for row in query],
         "rank": rank + 1,
         "picture": [gallery.ids[row] for row in pictures],
         "score": scores[query, rank],
-        **{name: part[query, rank] for name, part in parts.items()},
+        **{name: part for name, part in shown.items() if part.size == 0 or np.abs(part).max() >= 0.005},
     }
     members = pd.Series(gallery.ids).groupby(groups).agg(list)
     also = {row: _named([i for i in members[groups[row]] if i != gallery.ids[row]]) for row in np.unique(pictures)}
