@@ -85,3 +85,10 @@ def test_the_other_commands_of_the_readme_run_in_their_order(users_folder, capsy
     made = {"submission.csv", "look-alikes/index.html", "models/mine/model.json"}
     assert all((users_folder / file).is_file() for file in made)
     assert "top-2" in capsys.readouterr().out
+
+
+def test_the_shipped_model_is_small_and_its_card_says_what_was_recorded():
+    folder = ROOT / "tll_utils" / "search" / cli.SHIPPED
+    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= 8e6
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert cli._recorded_accuracy(cli.SHIPPED) in card and "**Faces:** not used" in card
