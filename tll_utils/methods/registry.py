@@ -106,6 +106,7 @@ BEST = Adapter(SUBSETS, hubness_weight=0.5)
 WITHOUT_LANDMARKS = Adapter([[name for name in names if name != "face_shape"] for names in SUBSETS], hubness_weight=0.5)
 WITHOUT_FACES = Adapter([HEADS + STAGE5, HEADS, *_NETWORKS], hubness_weight=0.5)
 SMALL = Adapter([["lite0_head_small", "lite0_stage5_small"]], width=512)
+FAST = Adapter([LITE0 + FACES], hubness_weight=0.5)
 TUNED_LITE0 = FineTuned("efficientnet_lite0", frozen_to="stage5", new_layer_rate=4)
 TUNED_WEIGHT = 3.3  # of its cosines beside the adapters' logits
 # What the report did with VGG16: its last layer replaced, trained with Adam. It does not say with which loss.
@@ -176,6 +177,7 @@ ADAPTERS: dict[str, Entry] = {
     "best_without_faces": Entry("five adapters, hubness-corrected, without any face model", WITHOUT_FACES,
                                 f"{ADAPTER}; on all inputs, the heads, each network"),
     "adapter_lite0_small": Entry(f"{_LITE0}, 160 components each", SMALL, f"{ADAPTER}; 8 MB in half precision"),
+    "fast": Entry("one adapter: Lite0, detected faces, hubness-corrected (fast)", FAST, ADAPTER),
     "best_tuned": Entry("five adapters, hubness-corrected + fine-tuned Lite0",
                         WeightedSum([BEST, TUNED_LITE0], [1, TUNED_WEIGHT]), f"{ON_SUBSETS}; Lite0 {TUNED}"),
     "tuned_lite0": Entry("Lite0, late layers fine-tuned", TUNED_LITE0, TUNED, headline=True),

@@ -125,6 +125,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         "adapter_lite0", "adapter_triplet", "adapter_contrastive", "adapter_cross_entropy", "adapter_euclidean",
         "adapter_bilinear", "adapter_two_sided"), headline=False),
     "licences": Experiment(6, ("best_without_landmarks", "best_without_faces", "adapter_lite0_small"), headline=False),
+    "fast": Experiment(6, ("fast",), headline=False),
     "shipped": Experiment(6, ("adapter_lite0_small_border_neutral",), headline=False),
     "fine_tuning": Experiment(7, ("adapter_lite0", "tuned_lite0", "best_tuned")),
     "one_to_one": Experiment(8, ("best", "best_border_neutral"), decoders=tuple(DECODERS)),
