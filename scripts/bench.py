@@ -152,7 +152,7 @@ def _training() -> list[Row]:
     once.compile("adam", masked_binary_cross_entropy)
     paired.compile("adam", keras.losses.BinaryCrossentropy(from_logits=True))
     lefts, rights = (pd.Index(side.ids).get_indexer(table[name]) for name, side in vars(train).items())
-    rows = [pairs.left[lefts], pairs.right[rights]]
+    rows = [np.stack(pairs.left)[lefts], np.stack(pairs.right)[rights]]
     labels, batches = table["label"].to_numpy(np.float32), InBatchNegatives(pairs, batch_size=BATCH)
     ours, reference = (f"an epoch of {len(pairs)} pairs, {way}" for way in ("each image encoded once", "pair by pair"))
     tasks = {

@@ -7,7 +7,6 @@ A pair has the same file name in both. data/README.md says where the release is 
 
 import argparse
 import zipfile
-import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,9 +16,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from tll_utils.data.checks import COLUMNS, IMAGE_SUFFIXES, MAX_BYTES, SYSTEM_FILES, TEST, TRAIN, TRUTH
+from tll_utils.data.checks import COLUMNS, IMAGE_SUFFIXES, SYSTEM_FILES, TEST, TRAIN, TRUTH, inspect
 from tll_utils.data.folds import near_duplicate_groups
-from tll_utils.data.images import File, ImageError, Images, decode_with_conversions, read_bytes
+from tll_utils.data.images import File, Images, decode_with_conversions
 from tll_utils.evaluation.cross_validation import draw_candidates
 from tll_utils.evaluation.metrics import N_CANDIDATES
 
@@ -27,7 +26,6 @@ ORIGIN, LEFT_OUT = "pairs.csv", "left_out.csv"  # beside the tables that the loa
 LETTERS = np.array(list("bcdfghjklmnpqrstvwxyz"))  # without vowels no id spells a word
 ID_LENGTH = 4  # letters: 21⁴ ids for 12,032 images
 JPEG_QUALITY = 95
-UNREADABLE = (ImageError, EOFError, NotImplementedError, OSError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 Notes = list[tuple[str, str]]  # (file or name, why it was left out)
 
@@ -77,7 +75,7 @@ def _readable_pairs(left: Path, right: Path, notes: Notes) -> tuple[list[str], l
     names = sorted(files[0].keys() & files[1].keys())
     listed = [(path.name, found[name]) for path, found in zip((left, right), files, strict=True) for name in names]
     with ThreadPoolExecutor() as pool:
-        problems = list(pool.map(lambda one: _problem(one[1]), listed))
+        problems = [problem for *_, problem in pool.map(lambda one: inspect(one[1], one[1].name), listed)]
     notes += [(f"{side}/{file.name}", why) for (side, file), why in zip(listed, problems, strict=True) if why]
     of_pairs = zip(names, problems[: len(names)], problems[len(names) :], strict=True)
     kept = [name for name, *why in of_pairs if not any(why)]
@@ -101,18 +99,6 @@ def _files(path: Path, notes: Notes) -> dict[str, File]:
         if files.setdefault(file.stem, file) is not file:
             notes.append((f"{path.name}/{file.name}", "another image of this name comes before it"))
     return files
-
-
-def _problem(file: File) -> str:
-    """Why an image cannot be used; empty where it can."""
-    try:
-        size = file.root.getinfo(file.at).file_size if isinstance(file, zipfile.Path) else file.stat().st_size
-        if size > MAX_BYTES:
-            return f"{size:,} bytes, the limit is {MAX_BYTES:,}"
-        decode_with_conversions(read_bytes(file), file.name)
-    except UNREADABLE as error:
-        return str(error) or type(error).__name__
-    return ""
 
 
 # --- what is made of it ---------------------------------------------------------

@@ -18,6 +18,7 @@ from tll_utils.report import plots
 from tll_utils.report.experiments import EXPERIMENTS
 from tll_utils.report.results import load_table, published_results, recorded_methods, results_dir
 from tll_utils.runtime import project_root, sha256_of, write_text
+from tll_utils.siamese.training import layer_table
 
 PUBLISHED_BEST = {"report's best": "report", "best public claim": "best public claim elsewhere"}  # label → source
 Drawing = tuple[Figure, pd.DataFrame]
@@ -53,10 +54,7 @@ def siamese_diagram() -> Drawing:
 
 def model_summary() -> Drawing:
     """Siamese ResNet18 with global average pooling, 513 parameters behind the tower."""
-    layers = SiameseNetwork(size=(HEIGHT, WIDTH)).build().layers
-    shapes = ["×".join("batch" if n is None else str(n) for n in layer.output.shape) for layer in layers]
-    rows = [(layer.name, shape, layer.count_params()) for layer, shape in zip(layers, shapes, strict=True)]
-    table = pd.DataFrame(rows, columns=["layer", "output shape", "parameters"])
+    table = layer_table(SiameseNetwork(size=(HEIGHT, WIDTH)).build())
     fig, ax = plt.subplots(figsize=(7, 2), layout="constrained")
     table_picture(ax, table.astype(str))
     return fig, table

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tll_utils import runtime
 
+DEFAULT_METHOD = "best"
 SHIPPED = "adapter_lite0_small_border_neutral"  # comes with the package: Lite0 features, no faces
 FAILURES = (ValueError, OSError, RuntimeError)  # of bad input; their texts name the file and the remedy
 ELSEWHERE = "name other folders: TLL_CACHE or --cache for what is computed, --out, --save for what is written"
@@ -56,7 +57,7 @@ def bench(arguments: Arguments) -> None:
 
 def convert(arguments: Arguments) -> None:
     """Turn the TLL authors' public release, two zips, into the layout of the challenge."""
-    _run_script("convert", *(str(path.resolve()) for path in (arguments.left, arguments.right, arguments.out)))
+    _run_script("convert", *map(str, (arguments.left, arguments.right, arguments.out)))
 
 
 # --- commands that run anywhere ---------------------------------------------------
@@ -247,7 +248,7 @@ def _parser() -> argparse.ArgumentParser:
     add = commands.add(test, "test tests/data")
     add("options", nargs="*", help="for pytest; without any, the notebooks are compared too")
     add = commands.add(submit, "submit --data challenge.zip --method best_one_to_one")
-    add("--method", default=os.environ.get("METHOD") or "best", metavar="NAME", help="of the registry ($METHOD)")
+    add("--method", default=os.environ.get("METHOD") or DEFAULT_METHOD, metavar="NAME", help="registered ($METHOD)")
     add("--model", type=_path, metavar="FOLDER", help="a saved model instead, which needs no training")
     add("--out", type=_path, metavar="FILE", help="default: build/submission.csv")
     add = commands.add(reproduce, "reproduce --data data/tll shortcuts adapters")
@@ -274,7 +275,7 @@ def _add_own_data(commands: _Commands) -> None:
     add = commands.add(fit, "fit pairs.csv pictures/ --method adapter_lite0 --save models/mine")
     add("pairs", type=_path, nargs="?", help="CSV with the columns left,right; without it the data set's pairs")
     add("pictures", type=_path, nargs="?", help="folder or zip of the pictures that the CSV names")
-    add("--method", default="best", metavar="NAME", help="of the registry; default: best")
+    add("--method", default=DEFAULT_METHOD, metavar="NAME", help=f"of the registry; default: {DEFAULT_METHOD}")
     add("--save", type=_path, metavar="FOLDER", help="default: build/models/NAME")
     add("--half", action="store_true", help="half precision: half the size")
     add = commands.add(evaluate, "evaluate lists.csv pictures/ --model models/mine --top 2")

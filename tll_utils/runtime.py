@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -174,6 +175,18 @@ def locked(path: Path) -> Iterator[bool]:
             with suppress(OSError):  # Windows removes it after the release
                 os.unlink(lock.lock_file)  # before the release: a run that waits sees it and asks anew
             lock.release()
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """As `atomic_write`, but a folder to fill instead; other runs that write `path` wait."""
+    with locked(path), TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as work:
+        new = Path(work, "new")  # of ordinary permissions, which the temporary folder has not
+        new.mkdir()
+        yield new
+        if path.exists():
+            path.rename(Path(work, "old"))
+        new.rename(path)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -278,23 +278,14 @@ def test_a_damaged_memory_of_the_check_is_made_again(tiny, text):
 # --- places ---------------------------------------------------------------------
 
 
-@pytest.fixture
-def checkout_with_tiny(tiny, tmp_path, monkeypatch):
-    """A checkout whose data/sample is the tiny data set, and no variable."""
-    monkeypatch.setattr(runtime, "project_root", lambda: tmp_path / "checkout")
-    monkeypatch.delenv("TLL_DATA", raising=False)
-    shutil.copytree(tiny, tmp_path / "checkout" / "data" / "sample")
-    return tmp_path / "checkout"
-
-
-def test_a_link_that_leads_nowhere_is_not_taken_for_the_sample(checkout_with_tiny):
-    (checkout_with_tiny / "data" / "tll").symlink_to("/media/nobody/tll")
+def test_a_link_that_leads_nowhere_is_not_taken_for_the_sample(checkout):
+    (checkout / "data" / "tll").symlink_to("/media/nobody/tll")
     with pytest.raises(DatasetError, match=r"data/tll: a link that leads nowhere — correct the path"):
         load_dataset()
 
 
-def test_a_zip_beside_the_sample_is_the_data_set(checkout_with_tiny, capsys):
-    shutil.make_archive(str(checkout_with_tiny / "data" / "tll"), "zip", checkout_with_tiny / "data" / "sample")
+def test_a_zip_beside_the_sample_is_the_data_set(checkout, capsys):
+    shutil.make_archive(str(checkout / "data" / "tll"), "zip", checkout / "data" / "sample")
     assert load_dataset().name == "TLL" and "(data/tll.zip)" in capsys.readouterr().out
 
 

@@ -5,6 +5,7 @@ import pytest
 from sklearn.base import BaseEstimator, clone
 from sklearn.cluster import KMeans
 
+from tll_utils import cli
 from tll_utils.data.images import Images
 from tll_utils.data.pairs import Pairs
 from tll_utils.features.catalogue import EXTRACTORS
@@ -135,7 +136,7 @@ def test_a_method_is_a_copy():
 
 def test_titles_are_unique_and_the_default_is_registered():
     titles = [entry.title for entry in METHODS.values()]
-    assert len(titles) == len(set(titles)) and registry.DEFAULT_METHOD in METHODS
+    assert len(titles) == len(set(titles)) and cli.DEFAULT_METHOD in METHODS
 
 
 def test_notes_of_a_network_are_made_from_its_parameters():

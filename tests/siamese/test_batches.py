@@ -45,8 +45,10 @@ def rows_of(pictures, images):
 def test_cached_images_are_decoded_once_and_resized():
     pairs = noise_pairs(3)
     both = cached(pairs, (16, 13))
+    assert pairs.left.read == [] and both.left[1] is both.left[1] and pairs.left.read == [1]  # when it is asked for
+    left, right = (np.stack([side[row] for row in range(3)]) for side in (both.left, both.right))
     assert sorted(pairs.left.read) == [0, 1, 2] and len(both) == 3
-    assert both.left.shape == both.right.shape == (3, 16, 13, 3) and both.left.dtype == np.uint8
+    assert left.shape == right.shape == (3, 16, 13, 3) and left.dtype == np.uint8
 
 
 def test_images_are_resized_by_the_mean_of_their_pixels():

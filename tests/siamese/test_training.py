@@ -20,7 +20,7 @@ from tll_utils.siamese import training
 from tll_utils.siamese.batches import InBatchNegatives
 from tll_utils.siamese.heads import HEADS
 from tll_utils.siamese.losses import masked_binary_cross_entropy, pair_accuracy
-from tll_utils.siamese.training import Backup, build, fit, score_matrix, siamese_model
+from tll_utils.siamese.training import Backup, build, fit, layer_table, score_matrix, siamese_model
 
 # TensorFlow's tensors do not know NumPy 2's `copy` yet.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
@@ -50,12 +50,12 @@ def noise_pairs(n, seed=1):
 # --- networks and scores --------------------------------------------------------
 
 
-def test_the_head_of_the_reports_figure_3_has_513_parameters():
+def test_layer_table_is_the_reports_figure_3():
     """Two images, the tower and the head, whose 512 weights and a bias are the figure's 513."""
-    layers = build(tower="resnet18", head="absolute").layers
-    assert [(layer.name, layer.count_params()) for layer in layers if layer.name != "tower"] == [
-        ("left", 0), ("right", 0), ("head", 513),
-    ]  # fmt: skip
+    table = layer_table(build(tower="resnet18", head="absolute"))
+    assert list(table.layer) == ["left", "right", "tower", "head"]
+    assert list(table["output shape"]) == ["batch×245×200×3"] * 2 + ["batch×512", "batch×batch"]
+    assert list(table.parameters[[0, 1, 3]]) == [0, 0, 513]
 
 
 def row_by_row(model):

@@ -195,7 +195,7 @@ def _problems_of_files(folder: str, lines: dict[str, int], listed: dict[str, Fil
 
 
 def _inspect_all(files: Collection[File], labels: list[str]) -> list[Inspected]:
-    """`_inspect` of every file, remembered when no file had a problem."""
+    """`inspect` of every file, remembered when no file had a problem."""
     state = [PIL.__version__, MAX_PIXELS, MAX_BYTES, *((str(file), _stamp(file)) for file in files)]
     memory = f"checked-{sha256(repr(state).encode()).hexdigest()[:16]}.json"
     with suppress(runtime.DAMAGED):
@@ -203,14 +203,14 @@ def _inspect_all(files: Collection[File], labels: list[str]) -> list[Inspected]:
         if len(results) == len(files):
             return results
     with ThreadPoolExecutor() as pool:
-        results = list(pool.map(_inspect, files, labels))
+        results = list(pool.map(inspect, files, labels))
     if not any(problem for *_, problem in results):
         with suppress(OSError):  # a read-only checkout, a full disk: the images are checked again
             runtime.write_text(runtime.cache_dir() / memory, json.dumps(results))
     return results
 
 
-def _inspect(file: File, label: str) -> Inspected:
+def inspect(file: File, label: str) -> Inspected:
     try:
         if (size := _stamp(file)[0]) > MAX_BYTES:
             raise ImageError(f"{label}: huge ({size / 2**20:.0f} MiB) — replace it by a 200×245 JPEG")

@@ -23,8 +23,7 @@ Rows = tuple[np.ndarray, np.ndarray]  # train_rows, test_rows: int
 
 def headline_folds(pairs: Pairs) -> list[Rows]:
     """The `grouped_folds` of the headline protocol, by near-duplicates of the raw images whatever the view."""
-    raw = [side.base.take(side.rows) for side in (pairs.left, pairs.right)]
-    return grouped_folds(near_duplicate_groups(*raw), n_splits=N_SPLITS)
+    return grouped_folds(near_duplicate_groups(pairs.left.raw, pairs.right.raw), n_splits=N_SPLITS)
 
 
 def near_duplicate_groups(*sides: Sequence[np.ndarray]) -> np.ndarray:
@@ -37,10 +36,8 @@ def near_duplicate_groups(*sides: Sequence[np.ndarray]) -> np.ndarray:
     if len({len(side) for side in sides}) != 1:
         raise ValueError(f"sides of {[len(side) for side in sides]} images: give one left and right per pair")
     with ThreadPoolExecutor() as pool:
-        hashes = np.array(
-            [bits for side in sides for bits in pool.map(hash_bits, [side] * len(side), range(len(side)))]
-        )
-    return groups_of_hashes(hashes, len(sides[0]))
+        hashes = [bits for side in sides for bits in pool.map(hash_bits, [side] * len(side), range(len(side)))]
+    return groups_of_hashes(np.array(hashes), len(sides[0]))
 
 
 def hash_bits(images: Sequence[np.ndarray], row: int) -> np.ndarray:

@@ -93,6 +93,11 @@ class Images(Sequence):
         return self._changed(is_mirrored=not self.is_mirrored)
 
     @property
+    def raw(self) -> "Images":
+        """The same rows without a view."""
+        return self.base.take(self.rows)
+
+    @property
     def whole(self) -> "Images":
         """The whole folder in the same view."""
         return self.base._changed(is_cropped=self.is_cropped, is_mirrored=self.is_mirrored)

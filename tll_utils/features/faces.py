@@ -33,6 +33,7 @@ SHA256 = {
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 _DETECTION = threading.Lock()  # threads that load images ask for their faces at once: the first one finds them for all
+_LATEST: dict[str, Any] = {}  # these images and their boxes
 
 
 class Face(NamedTuple):
@@ -149,8 +150,10 @@ def landmark_extractor() -> Extractor:
 
 def _with_box(images: Images, row: int) -> tuple[np.ndarray, Box]:
     with _DETECTION:
-        boxes = embed(images, face_extractor())["boxes"]
-    return images.content(row), tuple(boxes[row, :4].tolist())
+        if _LATEST.get("images") is not images:  # the same for all rows of an extraction
+            _LATEST.update(images=images, boxes=embed(images, face_extractor())["boxes"])
+        box = _LATEST["boxes"][row, :4]
+    return images.content(row), tuple(box.tolist())
 
 
 def whole_image_extractor() -> Extractor:

@@ -123,8 +123,7 @@ class WeightedSum(Method):
 class Calibrated(Method):
     """A method whose scores are log-odds of a candidate, up to a constant: what one-to-one decoding takes.
 
-    The temperature is that of another fit, without the pairs of one fold (300 of TLL's); it is 1 for fewer than
-    110 training pairs.
+    The temperature comes from another fit, without the pairs of one fold; it is 1 for fewer than 110 training pairs.
     """
 
     method: Method

@@ -98,7 +98,7 @@ def validation_split(train: Pairs) -> Rows:
     """
     if len(train) < 2 * N_CANDIDATES + 2:
         raise ValueError(f"{len(train)} training pairs: expected top-2 needs {N_CANDIDATES} twice, and a few more")
-    groups = near_duplicate_groups(*(side.base.take(side.rows) for side in (train.left, train.right)))
+    groups = near_duplicate_groups(train.left.raw, train.right.raw)
     return holdout_split(groups, test_fraction=max(VALIDATION, 1.2 * N_CANDIDATES / len(train)))
 
 

@@ -225,4 +225,3 @@ SIAMESE: dict[str, Entry] = {
 
 METHODS: dict[str, Entry] = UNTRAINED | FUSIONS | ADAPTERS | SIAMESE
 HEADLINE_BORDER_NEUTRAL = ("best_border_neutral",)
-DEFAULT_METHOD = "best"

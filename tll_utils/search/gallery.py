@@ -1,7 +1,6 @@
 """Look-alikes → a folder with one page to look at, a table, and thumbnails; no server, nothing from outside."""
 
 import json
-import tempfile
 from hashlib import sha256
 from html import escape
 from importlib.resources import files
@@ -11,7 +10,7 @@ from string import Template
 import pandas as pd
 
 from tll_utils.data.images import Images
-from tll_utils.runtime import locked, prefetch
+from tll_utils.runtime import atomic_folder, prefetch
 from tll_utils.search.pictures import PAGE_MARK
 
 CONTENTS = {PAGE_MARK, "index.html", "thumbnails"}
@@ -37,17 +36,13 @@ def write_page(
     folder = folder.resolve()
     if folder.exists() and (not folder.is_dir() or not {path.name for path in folder.iterdir()} <= CONTENTS):
         raise ValueError(f"{folder} holds something other than a page of look-alikes: name another folder for the page")
-    with locked(folder), tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
-        page = Path(temporary, "page")  # a folder of ordinary permissions
-        (page / "thumbnails").mkdir(parents=True)
+    with atomic_folder(folder) as page:
+        (page / "thumbnails").mkdir()
         data = _data(table, queries, gallery, page / "thumbnails")
         texts = {"title": escape(title), "model": escape(model_text), "unreadable": _unreadable(unreadable)}
         template = Template(files("tll_utils.search").joinpath("gallery.html").read_text(encoding="utf-8"))
         (page / "index.html").write_text(template.substitute(texts, data=_json(data)), encoding="utf-8")
         (page / PAGE_MARK).write_text(table.to_csv(index=False, lineterminator="\n"), encoding="utf-8", newline="\n")
-        if folder.exists():
-            folder.rename(Path(temporary, "old"))
-        page.rename(folder)
     return folder / "index.html"
 
 

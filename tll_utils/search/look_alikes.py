@@ -9,7 +9,7 @@ from tll_utils.data.folds import groups_of_hashes, hash_bits
 from tll_utils.data.images import Images
 from tll_utils.features.embedding import Extractor, embed
 from tll_utils.methods.base import Method
-from tll_utils.search.parts import block_width, score_parts
+from tll_utils.search.parts import block_width, has_parts, score_parts
 
 HASHES = Extractor("perceptual_hash@1", hash_bits, lambda bits: {"bits": np.array(bits).reshape(len(bits), -1)})
 SHOWN_DUPLICATES = 5  # named in the column `also`; of more only the number
@@ -37,13 +37,14 @@ def look_alikes(
     else:
         own, groups = _near_duplicates(queries, gallery, is_same=is_same)
     scores, candidates = _best(method, queries, gallery, own, groups, top)
-    return _table(scores, candidates, score_parts(method, queries, gallery, candidates), queries, gallery, groups)
+    parts = score_parts(method, queries, gallery, candidates) if has_parts(method) else {"similarity": scores}
+    return _table(scores, candidates, parts, queries, gallery, groups)
 
 
 def _near_duplicates(queries: Images, gallery: Images, *, is_same: bool) -> tuple[np.ndarray, np.ndarray]:
     """Numbers of the near-duplicate groups of every query and every picture of the gallery; hashes are cached."""
     sides = [gallery] if is_same else [queries, gallery]
-    bits = np.concatenate([embed(side.base.take(side.rows), HASHES)["bits"].reshape(-1, 2, 64) for side in sides])
+    bits = np.concatenate([embed(side.raw, HASHES)["bits"].reshape(-1, 2, 64) for side in sides])
     groups = groups_of_hashes(bits, len(bits))
     return groups[: len(queries)], groups[-len(gallery) :]
 

@@ -1,6 +1,7 @@
 """What a score is made of: parts that add up to it exactly, for methods whose scores are sums."""
 
 from collections.abc import Iterable, Iterator
+from typing import cast
 
 import numpy as np
 
@@ -16,10 +17,7 @@ TITLES = {
     **{f"face_{output}": "face" for output in ("descriptor", "shape", "found")},
     "hog": "edges (HOG)",
 }
-MAX_SCORES, MAX_COLUMNS = (
-    2**24,
-    2048,
-)  # scored at a time: an adapter holds a dozen such matrices, and as many with a bank
+MAX_SCORES, MAX_COLUMNS = 2**24, 2048  # scored at a time: an adapter holds a dozen such matrices, or two with a bank
 
 Parts = dict[str, np.ndarray]
 
@@ -33,17 +31,26 @@ def score_parts(method: Method, left: Images, right: Images, candidates: np.ndar
     parts of its members, those of equal names added up. Other methods have one part, "similarity". Memory is linear in
     the number of scores asked for.
     """
+    if not has_parts(method):
+        return {"similarity": scores_at(method, left, right, candidates)}
     if isinstance(method, BorderNeutral):
         return score_parts(method.method_, left.cropped(), right.cropped(), candidates)
-    if isinstance(method, WeightedSum) and method.weights is not None:
+    if isinstance(method, WeightedSum):
         members = zip(method.members_, method.weights, strict=True)
         return _added((score_parts(member, left, right, candidates), weight) for member, weight in members)
-    if isinstance(method, Adapter) and method.similarity == "scaled_cosine":
-        first = left.take([0])
-        rest = scores_at(method, first, right) - sum(_block_parts(method, first, right).values())  # of every left
-        rest = np.repeat(rest, len(left), axis=0) if candidates is None else rest[0, candidates]
-        return _block_parts(method, left, right, candidates) | {"hubness" if method.hubness_weight else "bias": rest}
-    return {"similarity": scores_at(method, left, right, candidates)}
+    adapter, first = cast(Adapter, method), left.take([0])
+    rest = scores_at(adapter, first, right) - sum(_block_parts(adapter, first, right).values())  # of every left
+    rest = np.repeat(rest, len(left), axis=0) if candidates is None else rest[0, candidates]
+    return _block_parts(adapter, left, right, candidates) | {"hubness" if adapter.hubness_weight else "bias": rest}
+
+
+def has_parts(method: Method) -> bool:
+    """Whether `score_parts` knows more of a score than the score itself."""
+    if isinstance(method, BorderNeutral):
+        return has_parts(method.method_)
+    if isinstance(method, WeightedSum):
+        return method.weights is not None
+    return isinstance(method, Adapter) and method.similarity == "scaled_cosine"
 
 
 def scores_at(method: Method, left: Images, right: Images, candidates: np.ndarray | None = None) -> np.ndarray:

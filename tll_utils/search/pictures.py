@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from tll_utils.data.checks import IMAGE_SUFFIXES
 from tll_utils.data.images import (
     FORMATS,
     HEIGHT,
@@ -28,8 +29,7 @@ from tll_utils.data.images import (
 )
 from tll_utils.runtime import atomic_write, cache_dir, prefetch, progress
 
-SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
-SUFFIXES |= {".heic", ".heif"}  # not read by Pillow: reported, not passed over
+SUFFIXES = IMAGE_SUFFIXES | {".jfif", ".avif", ".heic", ".heif"}  # HEIC is not read: reported, not passed over
 READABLE = "JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF"
 PAGE_MARK = "look-alikes.csv"  # marks a folder written by `gallery.write_page`: its thumbnails are no pictures
 
@@ -110,7 +110,7 @@ def _files(source: Path, errors: list[OSError]) -> Iterator[Picture]:
             continue
         folders[:] = [folder for folder in folders if not folder.startswith(".")]
         files = (Path(parent, name) for name in names)
-        yield from (Picture(_text(str(file.relative_to(source).as_posix())), file) for file in files if _is_meant(file))
+        yield from (Picture(_text(file.relative_to(source).as_posix()), file) for file in files if _is_meant(file))
 
 
 def _members(source: Path) -> Iterator[Picture]:

@@ -8,7 +8,6 @@ import re
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 from zipfile import BadZipFile
 
@@ -18,7 +17,7 @@ from safetensors import numpy as safetensors
 
 from tll_utils.data.pairs import Pairs
 from tll_utils.methods.base import Method
-from tll_utils.runtime import keras, locked, sha256_of, write_text
+from tll_utils.runtime import atomic_folder, keras, read_json, sha256_of, write_text
 from tll_utils.search.tree import ModelError, packed, unpacked
 
 FORMAT = 1  # raise it when the files change, or what a name in adapters.BLOCKS or catalogue.EXTRACTORS stands for
@@ -51,19 +50,15 @@ def save(
     there = {path.name for path in folder.glob("*")} or {MODEL}
     if folder.is_file() or not {MODEL} <= there <= set(FILES):
         raise ModelError(f"{folder} holds something else than a model: choose another folder, or delete it")
-    with locked(folder), TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as work:
-        new, old = Path(work, "new"), Path(work, "old")
+    with atomic_folder(folder) as new:
         _write(new, method, {"pairs": len(train), "fingerprint": train.key} if train else None, accuracy, half)
-        if folder.exists():
-            folder.rename(old)
-        new.rename(folder)
 
 
 def load(folder: Path | str) -> Method:
     """The fitted method. Raises ModelError where a file is missing, damaged or of another version."""
     path = Path(folder, MODEL)
     try:
-        model = json.loads(path.read_text(encoding="utf-8"))
+        model = read_json(path)
         if model.get("format") != FORMAT:
             raise ValueError(f"its format is {model.get('format')}, this tll_utils reads {FORMAT}")
         parts: dict[str, Any] = {}
@@ -87,7 +82,7 @@ def load(folder: Path | str) -> Method:
 def _write(folder: Path, method: Method, data: dict[str, Any] | None, accuracy: str, half: bool) -> None:
     parts: dict[int, tuple[str, Any]] = {}
     tree = json.dumps(packed(method, parts))
-    (folder / NETWORKS).mkdir(parents=True)
+    (folder / NETWORKS).mkdir()
     arrays = {name: _stored(part, half) for name, part in parts.values() if isinstance(part, np.ndarray)}
     (folder / ARRAYS).write_bytes(safetensors.save(arrays))  # save_file's can be read by its owner only
     for name, part in parts.values():

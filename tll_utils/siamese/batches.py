@@ -5,20 +5,33 @@ The batches of an epoch depend on `seed` and `epoch` alone. `fit` counts `epoch`
 """
 
 from collections.abc import Sequence
+from functools import cache
 
 import cv2
 import numpy as np
 
 from tll_utils.data.pairs import Pairs
-from tll_utils.runtime import keras, prefetch
+from tll_utils.runtime import keras
 
 Batch = tuple[tuple[np.ndarray, np.ndarray], np.ndarray]
 
 
+class CachedImages(Sequence):
+    """Images at a network's input size, uint8 (*size, 3), kept in memory once decoded: of TLL 0.6 GB at full size."""
+
+    def __init__(self, images: Sequence[np.ndarray], size: tuple[int, int]):
+        self.images, self._decoded = images, cache(lambda row: resized(images[row], size))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, row: int) -> np.ndarray:  # type: ignore[override]
+        return self._decoded(row)
+
+
 def cached(pairs: Pairs, size: tuple[int, int]) -> Pairs:
-    """Both sides as arrays uint8 (n, *size, 3), decoded once and kept in memory: of TLL 0.6 GB at full size."""
-    sides = ((prefetch(side.__getitem__, range(len(side)))) for side in (pairs.left, pairs.right))
-    return Pairs(*(np.stack([resized(image, size) for image in side]) for side in sides))  # type: ignore[arg-type]
+    """Both sides as `CachedImages`: a finished training, which is only read, decodes none."""
+    return Pairs(CachedImages(pairs.left, size), CachedImages(pairs.right, size))  # type: ignore[arg-type]
 
 
 def resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

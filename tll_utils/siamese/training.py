@@ -61,6 +61,13 @@ def siamese_model(tower: keras.Model, head: keras.layers.Layer) -> keras.Model:
     return keras.Model([left, right], head(a, b))
 
 
+def layer_table(model: keras.Model) -> pd.DataFrame:
+    """Layer, output shape and number of parameters of a model's layers, as `Model.summary` prints them."""
+    shapes = ["×".join("batch" if n is None else str(n) for n in layer.output.shape) for layer in model.layers]
+    rows = [(layer.name, shape, layer.count_params()) for layer, shape in zip(model.layers, shapes, strict=True)]
+    return pd.DataFrame(rows, columns=["layer", "output shape", "parameters"])
+
+
 def encode(model: keras.Model, images: Sequence[np.ndarray]) -> np.ndarray:
     """The tower's embeddings of the images, resized to its input where need be, (n, d) float32."""
     tower = model.get_layer("tower")
