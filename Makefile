@@ -3,6 +3,7 @@
 #   make report      run every notebook, redraw figures/, write the pages build/report/index.html
 #   make report-pdf  write build/report.pdf from the recorded results
 #   make test        lint, unit tests, then nbval: re-run the notebooks and compare with the committed outputs
+#   make test-faults kill runs and damage files many more times than `make test` does
 #   make reproduce   record the TLL results into data/results/          (TLL_DATA=<folder>)
 #   make submission  score test_candidates.csv of a folder               (TLL_DATA=<folder> [METHOD=<name>])
 #   make bench       measure speed and memory, write build/bench.csv
@@ -17,7 +18,7 @@ export TLL_DATA METHOD
 export UV_SYSTEM_CERTS ?= 1
 export UV_HTTP_TIMEOUT ?= 180
 
-.PHONY: install report report-pdf test lint reproduce submission bench notebooks sample lock clean always
+.PHONY: install report report-pdf test test-faults lint reproduce submission bench notebooks sample lock clean always
 
 install: .venv/ready
 
@@ -29,6 +30,9 @@ report-pdf: .venv/ready
 
 test: lint
 	$(BIN)/tll test
+
+test-faults: .venv/ready-dev
+	$(BIN)/python -m pytest tests/faults --volume -n 2 --durations 10
 
 lint: .venv/ready-dev
 	$(BIN)/python -m ruff check .

@@ -17,6 +17,16 @@ from tll_utils.runtime import project_root
 N_PAIRS = 64
 
 
+def pytest_addoption(parser):
+    parser.addoption("--volume", action="store_true", help="tests/faults: many more kills and damaged files")
+
+
+@pytest.fixture
+def volume(request) -> bool:
+    """Whether the tests of faults run at volume: `make test-faults`."""
+    return request.config.getoption("--volume")
+
+
 def picture(seed: int) -> np.ndarray:
     """Soft random colours, bright to the edge, uint8 (245, 200, 3); another picture for every seed."""
     coarse = np.random.default_rng(seed).integers(60, 256, (5, 4, 3), dtype=np.uint8)
