@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -50,6 +51,27 @@ def pictures(place):
     for i in range(12):
         (folder / f"p{i}.jpg").write_bytes(encoded(picture(i)))
     return folder
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii:strict"])
+def test_a_name_that_the_terminal_cannot_show_does_not_end_the_run(encoding, place):
+    """Windows gives a pipe cp1252; the scripts that a command starts write paths too."""
+    (place / "日本").mkdir()
+    run = subprocess.run(
+        [sys.executable, "-m", "tll_utils", "clean", "--cache", "日本"],
+        env=os.environ | {"PYTHONIOENCODING": encoding, "PYTHONPATH": str(project_root())},
+        capture_output=True,
+    )
+    assert run.returncode == 0 and rb"\u65e5\u672c" in run.stdout and not (place / "日本").exists()
+
+
+@pytest.mark.parametrize(("encoding", "expected"), [("cp1252", "cp1252"), ("ascii:strict", "ascii"), ("", "")])
+def test_scripts_escape_such_names_too(encoding, expected, monkeypatch):
+    monkeypatch.setenv("PYTHONIOENCODING", encoding)
+    started = []
+    monkeypatch.setattr(subprocess, "run", lambda *_, env, **__: started.append(env) or SimpleNamespace(returncode=0))
+    cli.main(["bench"])
+    assert [env["PYTHONIOENCODING"] for env in started] == [f"{expected}:backslashreplace"]
 
 
 # --- help -----------------------------------------------------------------------

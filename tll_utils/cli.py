@@ -13,15 +13,14 @@ from pathlib import Path
 from tll_utils import runtime
 
 DEFAULT_METHOD = "best"
+UNSHOWN = "backslashreplace"  # the name of a file that the terminal's encoding lacks must not end the run
 SHIPPED = "adapter_lite0_small_border_neutral"  # comes with the package: Lite0 features, no faces
 FAILURES = (ValueError, OSError, RuntimeError)  # of bad input; their texts name the file and the remedy
 ELSEWHERE = "name other folders: TLL_CACHE or --cache for what is computed, --out, --save for what is written"
 REMEDIES = {  # of the system's errors, whose texts name the file
-    errno.ENOSPC: f"free some space, or {ELSEWHERE}",
-    errno.EDQUOT: f"free some space, or {ELSEWHERE}",
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), f"free some space, or {ELSEWHERE}"),
     errno.EROFS: ELSEWHERE,
-    errno.EACCES: f"change its permissions, or {ELSEWHERE}",
-    errno.EPERM: f"change its permissions, or {ELSEWHERE}",
+    **dict.fromkeys((errno.EACCES, errno.EPERM), f"change its permissions, or {ELSEWHERE}"),
 }
 
 Arguments = argparse.Namespace
@@ -139,9 +138,8 @@ def evaluate(arguments: Arguments) -> None:
 
 def clean(arguments: Arguments) -> None:
     """Delete the cache: embeddings, face descriptors and small copies of pictures; with --all, all of build/."""
-    folders = [runtime.named_path("TLL_CACHE") or runtime.build_dir() / "cache"]
-    folders += [runtime.build_dir()] * arguments.all
-    for folder in folders:
+    build = runtime.build_dir()
+    for folder in [runtime.named_path("TLL_CACHE") or build / "cache", *[build] * arguments.all]:
         if folder.exists():
             shutil.rmtree(folder)
             print(f"deleted {folder}")
@@ -194,9 +192,9 @@ def _run_script(name: str, *options: str) -> None:
 
 def _run(module: str, *options: str, **variables: str) -> None:
     command = [sys.executable, "-m", module, *options]
-    finished = subprocess.run(command, cwd=runtime.project_root(), env=os.environ | variables)
-    if finished.returncode:
-        sys.exit(finished.returncode)
+    encoding = {"PYTHONIOENCODING": f"{os.environ.get('PYTHONIOENCODING', '').split(':')[0]}:{UNSHOWN}"}
+    if code := subprocess.run(command, cwd=runtime.project_root(), env=os.environ | encoding | variables).returncode:
+        sys.exit(code)
 
 
 def _common() -> argparse.ArgumentParser:
@@ -293,6 +291,7 @@ def main(options: list[str] | None = None) -> None:
     if getattr(arguments, "pictures", True) is None and (arguments.pairs or getattr(arguments, "lists", None)):
         parser.error("name the folder or zip of the pictures behind the CSV")
     _set_variables(arguments)
+    sys.stdout.reconfigure(errors=UNSHOWN)  # pyright: ignore[reportAttributeAccessIssue]
     try:
         arguments.run(arguments)
     except FAILURES as error:

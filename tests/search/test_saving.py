@@ -7,6 +7,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,7 @@ from tll_utils.methods.fine_tuning import FineTuned
 from tll_utils.methods.from_scratch import SiameseNetwork
 from tll_utils.methods.fusion import Gated, LearnedFusion
 from tll_utils.methods.registry import SubCategories
-from tll_utils.runtime import keras, project_root
+from tll_utils.runtime import keras, locked, project_root
 from tll_utils.search import saving
 from tll_utils.search.saving import ModelError, load, save
 
@@ -43,6 +44,8 @@ METHODS = {
 }
 LOAD_AND_SCORE = """
 import sys
+from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 import numpy as np
 from tll_utils.data.dataset import load_dataset
@@ -402,6 +405,8 @@ def test_after_an_error_the_older_model_is_there(culprit, model, monkeypatch):
 
 AT_ONCE = """
 import sys
+from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from tll_utils.search.saving import load, save
 
@@ -417,3 +422,12 @@ def test_two_runs_may_save_the_same_model(model):
     assert [run.wait() for run in runs] == [0, 0]
     load(model.with_name("shared"))
     assert sorted(path.name for path in model.parent.iterdir()) == ["one", "shared"]
+
+
+def test_a_run_that_loads_waits_for_one_that_saves(model):
+    """Between two reads the files would be another model's."""
+    with ThreadPoolExecutor(1) as pool:
+        with locked(model):
+            loading = pool.submit(load, model)
+            assert not wait([loading], timeout=1.2).done
+        assert len(loading.result().members_) == 2

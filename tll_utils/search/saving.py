@@ -17,7 +17,7 @@ from safetensors import numpy as safetensors
 
 from tll_utils.data.pairs import Pairs
 from tll_utils.methods.base import Method
-from tll_utils.runtime import atomic_folder, keras, read_json, sha256_of, write_text
+from tll_utils.runtime import atomic_folder, keras, locked, read_json, sha256_of, write_text
 from tll_utils.search.tree import ModelError, packed, unpacked
 
 FORMAT = 1  # raise it when the files change, or what a name in adapters.BLOCKS or catalogue.EXTRACTORS stands for
@@ -56,7 +56,13 @@ def save(
 
 def load(folder: Path | str) -> Method:
     """The fitted method. Raises ModelError where a file is missing, damaged or of another version."""
-    path = Path(folder, MODEL)
+    folder = Path(folder).resolve()
+    with locked(folder):  # a run that saves it would change files between two reads
+        return _read(folder)
+
+
+def _read(folder: Path) -> Method:
+    path = folder / MODEL
     try:
         model = read_json(path)
         if model.get("format") != FORMAT:
@@ -66,14 +72,14 @@ def load(folder: Path | str) -> Method:
         for name, digest in model["sha256"].items():  # model.json comes last
             if name not in FILES and not NETWORK.fullmatch(name):
                 raise ValueError(f"{name!r} belongs to no model")
-            path = Path(folder, name)
+            path = folder / name
             if digest != (_sha256(tree) if name == MODEL else sha256_of(path)):
                 raise ValueError("it is damaged, its SHA-256 is not the recorded one")
             if path.suffix == ".keras":
                 parts[path.stem] = keras.saving.load_model(path, compile=False, safe_mode=True)
-        path = Path(folder, ARRAYS)
+        path = folder / ARRAYS
         arrays = {name: _widened(array) for name, array in safetensors.load_file(path).items()}
-        path = Path(folder, MODEL)
+        path = folder / MODEL
         return unpacked(tree, parts | arrays)
     except DAMAGED as error:
         raise ModelError(f"{path}: {error}; copy the whole folder again, or save the model again") from error
