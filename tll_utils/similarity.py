@@ -26,14 +26,12 @@ def l1_similarity(left: npt.ArrayLike, right: npt.ArrayLike) -> np.ndarray:
 
 
 def unit_length(embeddings: npt.ArrayLike, name: str = "embeddings") -> np.ndarray:
-    """Every row of (n, d) scaled to length one, (n, d) float32; a row of length zero or beyond float32 is an error."""
+    """Every row of (n, d) scaled to length one, (n, d) float32; zeros stay, a row beyond float32 is an error."""
     embeddings = _checked(embeddings, name)
-    length = np.linalg.norm(embeddings, axis=1)
-    bad = (length == 0) | np.isinf(length)
-    if bad.any():
-        row = bad.argmax()
-        raise ValueError(f"{name} row {row} has length {length[row]}: look at its image, or use l1_similarity")
-    return embeddings / length[:, None]
+    length = np.linalg.norm(embeddings, axis=1, keepdims=True)
+    if np.isinf(length).any():
+        raise ValueError(f"{name} row {length.argmax()} is too long for float32: look at the image of that row")
+    return embeddings / np.where(length > 0, length, 1)
 
 
 def intra_normalise(embeddings: npt.ArrayLike, *, n_cells: int) -> np.ndarray:
@@ -69,11 +67,9 @@ def hubness_correction(S: npt.ArrayLike, bank: npt.ArrayLike, *, k: int = 30, we
 
 
 def standardise(S: npt.ArrayLike) -> np.ndarray:
-    """S with mean 0 and standard deviation 1 over the whole matrix, float32; S of one value raises ValueError."""
-    S = _checked(S, "S")
-    if S.min() == S.max():
-        raise ValueError(f"all scores of S are {S.flat[0]}: nothing to standardise, leave it out of the sum")
-    return ((S - S.mean(dtype=np.float64)) / S.std(dtype=np.float64)).astype(np.float32)
+    """S with mean 0 and standard deviation 1 over the whole matrix, float32; S of one value becomes zeros."""
+    S = _checked(S, "S").astype(np.float64)
+    return ((S - S.mean()) / (S.std() if np.ptp(S) else 1)).astype(np.float32)
 
 
 def _checked_pair(a: npt.ArrayLike, b: npt.ArrayLike, *names: str) -> tuple[np.ndarray, np.ndarray]:

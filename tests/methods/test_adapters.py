@@ -86,8 +86,10 @@ def test_nothing_is_kept_of_a_feature_next_to_no_image_has(n_there):
         assert Whitening().fit(*sides).transform(there, 0).shape == (30, 0)
 
 
-def test_constant_features_become_zeros():
-    constant = np.ones((10, 3), np.float32)
+@pytest.mark.parametrize("value", [0, 1, 0.1, -77.7])
+def test_constant_features_become_zeros(value):
+    """Those of a folder of black images; the mean of 49 times 0.1 is not quite 0.1."""
+    constant = np.full((49, 3), value, np.float32)
     assert (Whitening(width=2).fit(constant, constant).transform(constant, 0) == 0).all()
 
 

@@ -74,7 +74,7 @@ class Whitening(BaseEstimator):
             return self
         self.means_ = [side.mean(axis=0) for side in sides]
         centred = np.concatenate([side - mean for side, mean in zip(sides, self.means_, strict=True)])
-        if not centred.any():  # constant features: nothing is to be seen in them
+        if np.abs(centred).max() <= 1e-6 * np.abs(sides[0]).max():  # constant features, but for rounding
             self.axes_ = np.zeros((1, left.shape[1]), np.float32)
             return self
         n_components = min(self.width, centred.shape[1], len(centred) - 2)

@@ -64,7 +64,7 @@ class SubCategories(BaseEstimator):
     """Six groups of left images: three clusters of the training lefts' Lite0 averages, each without and with a face."""
 
     def fit(self, train: Pairs) -> Self:
-        self.centres_ = KMeans(3, n_init=10, random_state=0).fit(AVERAGE(train.left)).cluster_centers_
+        self.centres_ = KMeans(min(3, len(train)), n_init=10, random_state=0).fit(AVERAGE(train.left)).cluster_centers_
         return self
 
     def predict(self, left: Images) -> np.ndarray:
