@@ -1,34 +1,63 @@
-"""The report's figures, drawn from the recorded results alone, so they are the same for every data source."""
+"""The report's figures, of recorded results, the sample and the shipped model: the same for every data source."""
 
+import inspect
 import json
+import textwrap
 from collections.abc import Callable, Sequence
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
-from typing import NamedTuple
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyBboxPatch, Patch
 
+from scripts.drawing import Box, accuracy_dots, box_diagram, dots_legend, table_picture
+from scripts.recording import FAMILIES
+from tll_utils.data.dataset import load_dataset
 from tll_utils.data.images import HEIGHT, WIDTH
+from tll_utils.evaluation.statistics import bootstrap_interval
 from tll_utils.methods.from_scratch import SiameseNetwork
+from tll_utils.methods.registry import get_entry
 from tll_utils.report import plots
-from tll_utils.report.experiments import EXPERIMENTS
-from tll_utils.report.results import load_table, published_results, recorded_methods, results_dir
-from tll_utils.runtime import project_root, sha256_of, write_text
+from tll_utils.report.experiments import EXPERIMENTS, faces_in_pair
+from tll_utils.report.results import load_per_left, load_table, published_results, recorded_methods, results_dir
+from tll_utils.report.submission import candidate_scores
+from tll_utils.runtime import atomic_write, project_root, sha256_of, write_text
+from tll_utils.search.saving import load
 from tll_utils.siamese.training import layer_table
 
+COLUMN, PAGE = 4.2, 7.0  # inches: widths of a column and of two
+STYLE = {"font.size": 9, "svg.fonttype": "none", "svg.hashsalt": "tll"}  # texts stay texts, the same file each time
+NEUTRAL, BORDERLESS = ", border-neutral", "on images without borders"
 PUBLISHED_BEST = {"report's best": "report", "best public claim": "best public claim elsewhere"}  # label → source
+QUESTION = 16  # row of the sample's query that the figure of the task shows
 Drawing = tuple[Figure, pd.DataFrame]
 Recipe = tuple[Callable[[], Drawing], tuple[str, ...]]  # how it is drawn, the files of data/results it is drawn from
+
+
+def task() -> Drawing:
+    """A query of the sample, its twenty candidates, and the ranks that the shipped model gives them."""
+    root = project_root()
+    dataset = load_dataset(root / "data" / "sample")
+    model = load(root / "tll_utils" / "search" / "adapter_lite0_small_border_neutral")
+    scores, truth = candidate_scores(dataset, model)[QUESTION], dataset.test.truth[QUESTION]
+    rank = 1 + np.argsort(np.argsort(-scores))
+    fig = plt.figure(figsize=(PAGE, 2), layout="constrained")
+    question, candidates = fig.subfigures(1, 2, width_ratios=(1.5, 10))
+    plots.show_image(question.subplots(), dataset.test.left[QUESTION], "which of these\nlooks like it?")
+    for i, ax in enumerate(candidates.subplots(2, 10).flat):
+        frame = plots.TRUE if i == truth else plots.OURS if rank[i] <= 2 else None
+        image = dataset.test.right[dataset.test.candidates[QUESTION, i]]
+        plots.show_image(ax, image, f"{rank[i]}." + " truth" * int(i == truth), frame=frame)
+    return fig, pd.DataFrame({"candidate": range(20), "rank": rank, "is_truth": np.arange(20) == truth})
 
 
 def pair_table() -> Drawing:
     """The first rows of the report's pair table."""
     table = pd.read_csv(results_dir() / "pair_table.csv", dtype=str, keep_default_na=False, encoding="utf-8")
-    fig, ax = plt.subplots(figsize=(4, 5.6), layout="constrained")
+    fig, ax = plt.subplots(figsize=(COLUMN, 5.6), layout="constrained")
     table_picture(ax, table.head(22))
     return fig, table
 
@@ -55,48 +84,81 @@ def siamese_diagram() -> Drawing:
 def model_summary() -> Drawing:
     """Siamese ResNet18 with global average pooling, 513 parameters behind the tower."""
     table = layer_table(SiameseNetwork(size=(HEIGHT, WIDTH)).build())
-    fig, ax = plt.subplots(figsize=(7, 2), layout="constrained")
+    fig, ax = plt.subplots(figsize=(PAGE, 2), layout="constrained")
     table_picture(ax, table.astype(str))
     return fig, table
 
 
 def results() -> Drawing:
-    """The report's results tables as bars, with the headlines of what is recorded here among them."""
-    titles = {row.title for experiment in EXPERIMENTS.values() for row in experiment.rows() if row.headline}
-    table, ours = published_results(), [m for m in recorded_methods(*EXPERIMENTS) if m["name"] in titles]
-    names = table["method"] + " (" + table.pop("source") + ")"
-    table = table.assign(method=names, low=table["top2"], high=table["top2"], color=plots.REPORT)
-    colors = [plots.OURS if method["task"] == "inductive" else plots.TOGETHER for method in ours]
-    table = pd.concat([table, _bars_table(ours).assign(color=colors)], ignore_index=True)
-    fig, ax = plt.subplots(figsize=(11, 1.2 + 0.28 * len(table)), layout="constrained")
-    plots.accuracy_bars(ax, table)
-    kinds = {
-        "measured here, on held-out training pairs": plots.OURS,
-        "… all questions answered together, another task": plots.TOGETHER,
-        "published, on the challenge's test set": plots.REPORT,
-    }
-    ax.legend(handles=[Patch(color=color, label=label) for label, color in kinds.items()], loc="lower right")
-    return fig, table
+    """The report's best of each family and ours: the README's table as a picture."""
+    published = published_results().set_index("method")["top2"]
+    table = _table(recorded_methods(*EXPERIMENTS)).drop_duplicates("method").set_index("method")
+    rows = [{"method": name.replace("`", ""), **table.loc[ours], "report": published.get(theirs, np.nan)}
+            for name, theirs, ours in FAMILIES if ours in table.index]  # fmt: skip
+    return _dots(pd.DataFrame(rows))
 
 
-def _bars_table(methods: Sequence[dict]) -> pd.DataFrame:
-    """The table of `accuracy_bars` of recorded methods."""
-    rows = [(method["name"], method["expected_top2"], *method["interval95"]) for method in methods]
-    return pd.DataFrame(rows, columns=["method", "top2", "low", "high"])
+def by_face() -> Drawing:
+    """Accuracy by where a face was found: of the best method, and of the best without any face model."""
+    faces = faces_in_pair(load_table("face_fusion", "faces").set_index("left"))
+    best = load_per_left("adapters", "top2")[get_entry("best").title]
+    without = load_per_left("licences", "top2")[get_entry("best_without_faces").title]
+    names = {"both": "a face on both sides", "left only": "on the left only", "right only": "on the right only"}
+    return _groups(faces, names | {"none": "none"}, best, without, beside="without any face model")
 
 
-def _draw_bars(experiments: Sequence[str], beside: Sequence[str]) -> Drawing:
-    table, published = _bars_table(recorded_methods(*experiments)), published_results().sort_values("top2")
-    best = dict(zip(published["source"], published["top2"], strict=True))  # the last of a source is its best
-    fig, ax = plt.subplots(figsize=(9, 1.2 + 0.42 * len(table)), layout="constrained")
-    plots.accuracy_bars(ax, table, reference={label: best[PUBLISHED_BEST[label]] for label in beside})
-    return fig, table
+def by_border() -> Drawing:
+    """Accuracy by what the borders alone give away: of the best method, and on images whose borders are cut off."""
+    border = load_per_left("shortcuts", "top2")[get_entry("border_geometry").title]
+    best = load_per_left("adapters", "top2")
+    kinds = pd.cut(border, [-1, 0.05, 0.5, 1], labels=["hide", "hint", "tell"])
+    names = {"tell": "borders alone solve it (chance > 0.5)", "hint": "… may solve it (0.05 to 0.5)"}
+    names |= {"hide": "… mislead (< 0.05)"}
+    columns = best[get_entry("best").title], best[get_entry("best_border_neutral").title]
+    return _groups(kinds, names, *columns)
+
+
+def _groups(kind: pd.Series, names: dict[str, str], top2: pd.Series, other: pd.Series, **options) -> Drawing:
+    """Dots of the pairs of each kind: two methods' chances to solve a left image, in order of the names."""
+    rows = []
+    for name, text in names.items():
+        chosen = top2[kind[top2.index] == name]
+        low, high = bootstrap_interval(chosen)
+        row = {"method": f"{text}, {len(chosen)} pairs", "top2": chosen.mean(), "low": low, "high": high}
+        rows.append(row | {"task": "inductive", "beside": other[chosen.index].mean(), "report": np.nan})
+    return _dots(pd.DataFrame(rows), **options)
+
+
+def _table(methods: Sequence[dict]) -> pd.DataFrame:
+    """The table of `accuracy_dots` of recorded methods; the border-neutral form of a method stands beside it."""
+    rows = [(m["name"], m["expected_top2"], *m["interval95"], m["task"]) for m in methods]
+    table = pd.DataFrame(rows, columns=["method", "top2", "low", "high", "task"])
+    top2 = table.drop_duplicates("method").set_index("method")["top2"]
+    return table.assign(beside=(table["method"] + NEUTRAL).map(top2), report=np.nan)
+
+
+def _dots(table: pd.DataFrame, *, beside: str = BORDERLESS, reference: dict[str, float] | None = None) -> Drawing:
+    names = [textwrap.fill(name, 48) for name in table["method"]]
+    height = 1 + 0.2 * len(table) + 0.1 * "\n".join(names).count("\n")
+    fig, ax = plt.subplots(figsize=(PAGE, height), layout="constrained")
+    accuracy_dots(ax, table.assign(method=names), reference=reference)
+    dots_legend(fig, table, beside=beside)
+    return fig, table.round(6)
+
+
+def _draw_methods(experiments: Sequence[str], beside: Sequence[str]) -> Drawing:
+    """The recorded methods of experiments, best first, each with its border-neutral form where there is one."""
+    table = _table(recorded_methods(*experiments)).sort_values("top2", ascending=False)
+    is_neutral = table["method"].str.removesuffix(NEUTRAL).isin(table["method"]) & table["method"].str.endswith(NEUTRAL)
+    published = published_results().sort_values("top2").drop_duplicates("source", keep="last").set_index("source")
+    reference = {label: published.loc[PUBLISHED_BEST[label], "top2"] for label in beside}
+    return _dots(table[~is_neutral], reference=reference)
 
 
 def _draw_curves(experiments: Sequence[str], columns: int) -> Drawing:
     history = pd.concat([load_table(experiment, "history") for experiment in experiments], ignore_index=True)
     names = list(history["method"].unique())
-    size = (3 * columns, 2.2 * len(names))
+    size = (PAGE * columns / 3, 1.9 * len(names))
     fig, axes = plt.subplots(len(names), columns, figsize=size, squeeze=False, layout="constrained")
     for row, name in zip(axes, names, strict=True):
         plots.training_curves(row, history.query("method == @name"))
@@ -104,50 +166,20 @@ def _draw_curves(experiments: Sequence[str], columns: int) -> Drawing:
     return fig, history
 
 
-def _bars(*experiments: str, beside: Sequence[str] = ()) -> Recipe:
+def _methods(*experiments: str, beside: Sequence[str] = ()) -> Recipe:
     files = [*(f"{name}.json" for name in experiments), *["published.csv"] * bool(beside)]
-    return partial(_draw_bars, experiments, beside), tuple(files)
+    return partial(_draw_methods, experiments, beside), tuple(files)
 
 
 def _curves(*experiments: str, columns: int = 3) -> Recipe:
     return partial(_draw_curves, experiments, columns), tuple(f"{name}_history.csv" for name in experiments)
 
 
-def table_picture(ax: Axes, table: pd.DataFrame) -> None:
-    """A small table as a picture."""
-    ax.set_axis_off()
-    ax.table(table.to_numpy().tolist(), colLabels=list(table.columns), loc="center", cellLoc="center").scale(1, 1.3)
-
-
-class Box(NamedTuple):
-    """A box of a diagram with its centre (x, y)."""
-
-    text: str
-    x: float
-    y: float
-    color: str
-    width: float = 1.7
-    height: float = 0.75
-
-
-def box_diagram(ax: Axes, boxes: Sequence[Box], arrows: Sequence[tuple[int, int]]) -> None:
-    """Boxes with texts, and arrows from the right edge of one (its number) to the left edge of another."""
-    for text, x, y, color, width, height in boxes:
-        corner = (x - width / 2, y - height / 2)
-        ax.add_patch(FancyBboxPatch(corner, width, height, boxstyle="round,pad=0.02", fc=color, ec="#555"))
-        ax.text(x, y, text, ha="center", va="center", fontsize=9)
-    for a, b in ((boxes[start], boxes[end]) for start, end in arrows):
-        tail, tip = (a.x + a.width / 2 + 0.03, a.y), (b.x - b.width / 2 - 0.03, b.y)
-        ax.annotate("", tip, tail, arrowprops={"arrowstyle": "->", "color": "#333"})
-    xs, ys = [box.x for box in boxes], [box.y for box in boxes]
-    ax.set(xlim=(min(xs) - 1, max(xs) + 1), ylim=(min(ys) - 0.6, max(ys) + 0.6))
-    ax.set_axis_off()
-
-
 FIGURES: dict[str, Recipe] = {
+    "task": (task, ()),
     "pair_table": (pair_table, ("pair_table.csv",)),  # the report's figure 1
     # What can be scored without looking at content, and with descriptors older than deep learning.
-    "shortcuts": _bars("shortcuts"),
+    "shortcuts": _methods("shortcuts"),
     "siamese_diagram": (siamese_diagram, ()),  # the report's figure 2
     "model_summary": (model_summary, ()),  # the report's figure 3
     # The report's figures 4 and 5, with the top-2 it did not plot and, of VGG16, two other learning rates.
@@ -155,28 +187,43 @@ FIGURES: dict[str, Recipe] = {
     "siamese_vgg16": _curves("siamese_vgg16", "siamese_vgg16_rates"),
     # The logits of InfoNCE are no probabilities: loss and top-2 alone.
     "siamese_infonce": _curves("siamese_infonce", "siamese_infonce_border_neutral", columns=2),
-    "pretrained": _bars("pretrained", beside=["report's best"]),
+    "pretrained": _methods("pretrained", beside=["report's best"]),
     # The report's face recipe beside faces that are detected and gated.
-    "face_fusion": _bars("face_fusion", "sub_categories", beside=["report's best"]),
+    "face_fusion": _methods("face_fusion", "sub_categories", beside=["report's best"]),
     # What each ingredient of the best inductive method is worth.
-    "adapters": _bars("adapters", "fine_tuning", beside=["report's best", "best public claim"]),
-    "one_to_one": _bars("one_to_one", beside=["best public claim"]),
-    "results": (results, ("published.csv", *(f"{name}.json" for name in EXPERIMENTS))),  # the report's figure 6
+    "adapters": _methods("adapters", "fine_tuning", beside=["report's best", "best public claim"]),
+    "one_to_one": _methods("one_to_one", beside=["best public claim"]),
+    "by_face": (by_face, ("face_fusion_faces.csv", "adapters_top2.csv", "licences_top2.csv")),
+    "by_border": (by_border, ("shortcuts_top2.csv", "adapters_top2.csv")),
+    # The report's figure 6.
+    "results": (results, ("published.csv", *(f"{name}.json" for name in EXPERIMENTS))),
 }
 
 
 def redraw_figures(folder: Path | None = None) -> None:
-    """Draw every figure into `figures/`: NAME.png, NAME.csv, and the hashes of data and sources in manifest.json."""
+    """Draw every figure into `figures/`: NAME.png, NAME.svg, NAME.csv; in manifest.json the hashes of what made it."""
     folder = folder or project_root() / "figures"
     plt.switch_backend("agg")  # a window is never needed
     manifest = {}
     for name, (draw, sources) in FIGURES.items():
-        fig, data = draw()
-        plots.save_figure(fig, name, data, folder=folder)
+        with plt.rc_context(STYLE):
+            fig, data = draw()
+            plots.save_figure(fig, name, data, folder=folder)
+            with atomic_write(folder / f"{name}.svg") as partial_file:
+                fig.savefig(partial_file, format="svg", metadata={"Date": None})
         plt.close(fig)
         files = [results_dir() / source for source in sources]
         manifest[name] = {
             "data": {f"{name}.csv": sha256_of(folder / f"{name}.csv")},
             "sources": {file.name: sha256_of(file) for file in files if file.exists()},  # not all are recorded
+            "code": code_hash(draw),
         }
     write_text(folder / "manifest.json", json.dumps(manifest, indent=1) + "\n")
+
+
+def code_hash(draw: Callable[[], Drawing]) -> str:
+    """SHA-256 of the function that draws a figure, of its arguments and of what all figures are made of."""
+    function, arguments = (draw.func, (draw.args, draw.keywords)) if isinstance(draw, partial) else (draw, ())
+    texts = [inspect.getsource(function), repr(arguments), repr(STYLE)]
+    files = [project_root() / "scripts" / "drawing.py", project_root() / "tll_utils" / "report" / "plots.py"]
+    return sha256("\n".join(texts + [file.read_text(encoding="utf-8") for file in files]).encode()).hexdigest()

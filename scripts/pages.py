@@ -129,7 +129,7 @@ def figures(notebooks: Notebooks) -> str:
 def _figure(name: str, caption: str, told: str, sources: list[str]) -> str:
     drawn = ", ".join(f"[{source}](data/results/{source})" for source in sources)
     made = f" Drawn from {drawn}." if drawn else ""
-    data = f"Its data: [{name}.csv](figures/{name}.csv)."
+    data = f"As [SVG](figures/{name}.svg); its data: [{name}.csv](figures/{name}.csv)."
     return f"## {caption[0].upper()}{caption[1:]}\n\n![{caption}](figures/{name}.png)\n\n{told}{data}{made}"
 
 

@@ -55,14 +55,6 @@ def test_pairs_stand_one_above_the_other_under_their_ids():
         np.testing.assert_array_equal(ax.images[0].get_array(), drawn)
 
 
-def test_bars_are_sorted_and_carry_their_numbers():
-    table = pd.DataFrame({"method": ["low", "high"], "top2": [0.2, 0.6], "low": [0.1, 0.5], "high": [0.3, 0.7]})
-    _, ax = plt.subplots()
-    plots.accuracy_bars(ax, table.iloc[::-1], reference={"report": 0.5})
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["low", "high"]  # bottom to top
-    assert {"0.200", "0.600", "chance", "report"} <= {text.get_text() for text in ax.texts}
-
-
 def test_heat_map_writes_every_number():
     _, ax = plt.subplots()
     plots.heat_map(ax, pd.DataFrame([[0.1, 0.22], [0.333, 0.4]]), label="top-2")

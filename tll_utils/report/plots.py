@@ -14,10 +14,10 @@ from matplotlib.figure import Figure
 from tll_utils.data.pairs import Pairs
 from tll_utils.runtime import atomic_write, build_dir, write_text
 
-TRUE, FOIL, REPORT, OURS, TOGETHER = "#2a9d5c", "#b9bec7", "#e07a3f", "#3567a8", "#9db8de"
-ON_WHITE = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # of a text that a line may cross
+TRUE, FOIL, REPORT, OURS, TOGETHER = "#2a9d5c", "#b9bec7", "#e07a3f", "#3567a8", "#7b5ea7"
 CHANCE = 0.10
 matplotlib.style.use("default")  # a user's matplotlibrc would change figures that are compared
+plt.rcParams |= {"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "legend.fontsize": 8}
 
 
 def show_image(ax: Axes, image: np.ndarray, title: str = "", *, frame: str | None = None) -> None:
@@ -72,8 +72,7 @@ def score_histogram(ax: Axes, S: np.ndarray, match: np.ndarray, *, xlabel: str) 
     ax.hist(S[~is_true], bins, density=True, color=FOIL, label="foils")
     ax.hist(S[is_true], bins, density=True, color=TRUE, alpha=0.7, label="true pairs")
     ax.set(xlabel=xlabel, ylabel="density")
-    ax.legend(frameon=False)
-    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend()
 
 
 def heat_map(ax: Axes, table: pd.DataFrame, *, label: str) -> None:
@@ -87,24 +86,6 @@ def heat_map(ax: Axes, table: pd.DataFrame, *, label: str) -> None:
         ax.text(column, row, f"{value:.2f}", ha="center", va="center", color="white" if value > middle else "#222")
     ax.set_title(label, fontsize=10)
     ax.spines[:].set_visible(False)
-
-
-def accuracy_bars(ax: Axes, table: pd.DataFrame, *, reference: dict[str, float] | None = None) -> None:
-    """Horizontal bars of top-2 accuracy with intervals, best on top.
-
-    table: columns method, top2, low, high and optionally color. reference: label → accuracy, drawn as lines.
-    """
-    table = table.sort_values("top2")
-    errors = np.maximum([table["top2"] - table["low"], table["high"] - table["top2"]], 0)
-    ax.barh(table["method"], table["top2"], xerr=errors, color=table.get("color", OURS), ecolor="#333", height=0.7)
-    for row, (value, high) in enumerate(zip(table["top2"], table["high"], strict=True)):
-        ax.text(high + 0.008, row, f"{value:.3f}", va="center", fontsize=9, bbox=ON_WHITE)
-    for label, value in {"chance": CHANCE, **(reference or {})}.items():
-        ax.axvline(value, color="#777", linestyle=":", linewidth=1)
-        ax.text(value, len(table) - 0.5, label, ha="center", va="bottom", fontsize=8, color="#555")
-    ax.set(xlabel="expected top-2 (95 % interval)", xlim=(0, max(table["high"].max() + 0.1, 0.3)))
-    ax.margins(y=0.01)
-    ax.spines[["top", "right"]].set_visible(False)
 
 
 def training_curves(axes: Sequence[Axes], history: pd.DataFrame) -> None:
@@ -123,9 +104,10 @@ def training_curves(axes: Sequence[Axes], history: pd.DataFrame) -> None:
         ax.plot(history["epoch"], history[f"val_{measure}"], color=REPORT, marker=".", label="validation")
         ax.axvline(best, color="#999", linestyle=":", linewidth=1)
         ax.set(xlabel="epoch", ylabel=labels[measure])
-        ax.spines[["top", "right"]].set_visible(False)
+        ax.xaxis.get_major_locator().set_params(integer=True)
     axes[-1].axhline(CHANCE, color="#777", linestyle="--", linewidth=1)
-    axes[-2].legend(frameon=False, fontsize=8)
+    axes[-1].set_ylim(0, 1.02)
+    axes[-2].legend()
 
 
 def save_figure(fig: Figure, name: str, data: pd.DataFrame, *, folder: Path | None = None) -> None:
