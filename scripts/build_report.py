@@ -54,6 +54,7 @@ def run_notebook(path: Path) -> nbformat.NotebookNode:
         timeout=CELL_TIMEOUT,
         startup_timeout=STARTUP_TIMEOUT,
         kernel_name="python3",
+        extra_arguments=["--log-level=ERROR"],  # its kernel warns of connections that stay on this machine
         record_timing=False,
         resources={"metadata": {"path": str(path.parent)}},
     )

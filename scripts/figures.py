@@ -14,6 +14,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from scripts.drawing import Box, accuracy_dots, box_diagram, dots_legend, table_picture
+from scripts.house import house
 from scripts.recording import FAMILIES
 from tll_utils.data.dataset import load_dataset
 from tll_utils.data.images import HEIGHT, WIDTH
@@ -177,6 +178,7 @@ def _curves(*experiments: str, columns: int = 3) -> Recipe:
 
 FIGURES: dict[str, Recipe] = {
     "task": (task, ()),
+    "house": (house, ()),  # of the code: which room imports which
     "pair_table": (pair_table, ("pair_table.csv",)),  # the report's figure 1
     # What can be scored without looking at content, and with descriptors older than deep learning.
     "shortcuts": _methods("shortcuts"),

@@ -64,6 +64,8 @@ def write_sources(notebooks: Path, folder: Path) -> None:
     """What Sphinx reads: docs/ with its $parts filled in; notebooks, figures and data in the places of the checkout."""
     root = project_root()
     shutil.copytree(root / "docs", folder, ignore=shutil.ignore_patterns("__pycache__", "paper"))
+    for page in folder.glob("*.md"):  # what lies beside docs/ in the checkout lies in the same folder here
+        write_text(page, on_pages(page.read_text(encoding="utf-8")))
     for name in ("figures", "data/results"):
         shutil.copytree(root / name, folder / name)
     shutil.copy(root / "data" / "README.md", folder / "data")
@@ -84,6 +86,7 @@ def parts(notebooks: Notebooks) -> dict[str, dict[str, str]]:
         "figures.md": {"figures": figures(notebooks)},
         "glossary.md": {"glossary": glossary(notebooks)},
         "cards.md": {"cards": cards()},
+        "contributing.md": {"body": on_pages((project_root() / "CONTRIBUTING.md").read_text(encoding="utf-8"))},
         "api/index.md": {"names": api.public_names()},
     }
     for room, files in api.rooms().items():
@@ -101,6 +104,11 @@ def cards() -> str:
 
 
 # --- notebooks ------------------------------------------------------------------
+
+
+def on_pages(text: str) -> str:
+    """The text of docs/ with its links turned into links to pages."""
+    return SOURCE.sub(r"](source/\1.md)", text).replace("](../", "](")
 
 
 def with_links(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:

@@ -4,15 +4,28 @@ import re
 import shutil
 import subprocess
 
+import numpy as np
 import pytest
 
 from conftest import encoded, picture
 from scripts.recording import readme_table
 from tll_utils import cli
+from tll_utils.data.dataset import load_dataset
+from tll_utils.features import backbones, catalogue
+from tll_utils.features.presets import Network
+from tll_utils.methods import registry
 from tll_utils.methods.registry import BEST
-from tll_utils.runtime import project_root
+from tll_utils.runtime import keras, project_root
 
 ROOT = project_root()
+
+
+TEXTS = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "data/README.md",
+    *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
+]
 
 
 def read(name):
@@ -20,9 +33,9 @@ def read(name):
 
 
 def test_commands_of_the_texts_are_targets_of_the_makefile():
-    texts = read("README.md") + read("CONTRIBUTING.md")
-    commands = set(re.findall(r"\bmake ([a-z]+)\b", texts))
-    targets = set(re.findall(r"^([a-z]+):", read("Makefile"), re.MULTILINE))
+    texts = "".join(read(name).replace("docs/index.md", "") for name in TEXTS)
+    commands = set(re.findall(r"\bmake ([a-z-]+)\b", "".join(re.findall(r"`[^`]+`|^    .*$", texts, re.MULTILINE))))
+    targets = set(re.findall(r"^([a-z-]+):", read("Makefile"), re.MULTILINE))
     assert {"report", "test", "submission", "reproduce"} <= commands <= targets
 
 
@@ -37,16 +50,47 @@ def test_readme_shows_the_recorded_results():
     assert readme_table() in read("README.md")
 
 
-def test_links_of_the_readme_lead_somewhere():
-    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", read("README.md"))
-    assert links and [link for link in links if not (ROOT / link).exists()] == []
+def test_readme_is_short():
+    """What the task is, how good, two commands, where to go; the rest are pages."""
+    assert len(read("README.md").splitlines()) <= 100
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_links_of_the_texts_lead_somewhere(name):
+    """In the checkout; those of the pages are checked when they are built, which makes contributing.md and api/."""
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", read(name))
+    assert [link for link in links if not (ROOT / name).parent.joinpath(link).exists()] in ([], ["api/index.md"])
+
+
+def test_code_of_the_competitors_page_adds_a_network(tiny, monkeypatch):
+    """Run as it stands, on a small network in the format that it names."""
+    [code] = re.findall(r"```python\n(.*?)```", read("docs/competing.md"), re.DOTALL)
+    monkeypatch.setattr(registry, "METHODS", dict(registry.METHODS))
+    monkeypatch.setattr(catalogue, "EXTRACTORS", dict(catalogue.EXTRACTORS))
+    monkeypatch.setattr(backbones, "backbone", lambda path: {"data/presets/mine": small_network()}[path])
+    exec(code, {})
+    train = load_dataset(tiny).train
+    S = registry.get_method("mine").fit(train).scores(train.left, train.right)
+    assert S.shape == (6, 6) and np.ptp(S) > 0
+
+
+def small_network() -> backbones.Backbone:
+    """One random layer, "stage4"."""
+
+    def load(_):
+        image = keras.Input((None, None, 3))
+        return Network(keras.layers.Identity(), image, {"stage4": keras.layers.Conv2D(4, 9, 9)(image)})
+
+    return backbones.Backbone("small", ("stage4",), (245, 200), "float32", load, 0)
 
 
 # --- the README's commands ------------------------------------------------------
 
 
 def commands_of_the_readme() -> list[str]:
-    lines = re.findall(r"^    (\S.*)$", read("README.md"), re.MULTILINE)
+    """Those of the pages behind it too."""
+    texts = "".join(read(name) for name in TEXTS if name != "data/README.md")
+    lines = re.findall(r"^    (\S.*)$", texts, re.MULTILINE)
     return [line.split(" #")[0].strip() for line in lines if line.startswith(("make", ".venv/bin/tll"))]
 
 
