@@ -20,7 +20,7 @@ def descriptor(name: str, describe: Callable[[np.ndarray], np.ndarray]) -> Extra
 
 def file_size() -> Extractor:
     """Extractor of the logarithm of the JPEG's size in bytes, (n, 1): a shortcut, no content."""
-    return Extractor("file size @1", lambda images, row: np.log([len(images.read_bytes(row))]), _stacked)
+    return Extractor("file size @1", _log_file_size, _stacked)
 
 
 def lab_histogram(image: np.ndarray) -> np.ndarray:
@@ -66,3 +66,7 @@ def _load(describe: Callable[[np.ndarray], np.ndarray], images: Images, row: int
 
 def _stacked(batch: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
     return {"embedding": np.stack(batch)}
+
+
+def _log_file_size(images: Images, row: int) -> np.ndarray:
+    return np.log([len(images.read_bytes(row))]).astype(np.float32)

@@ -71,8 +71,7 @@ def layer_table(model: keras.Model) -> pd.DataFrame:
 
 def encode(model: keras.Model, images: Sequence[np.ndarray]) -> np.ndarray:
     """The tower's embeddings of the images, resized to its input where need be, (n, d) float32."""
-    tower = model.get_layer("tower")
-    size = tower.input_shape[1:3]
+    size = (tower := model.get_layer("tower")).input_shape[1:3]
 
     def load(start: int) -> np.ndarray:
         return np.stack([resized(images[i], size) for i in range(start, min(start + ENCODE_BATCH, len(images)))])
