@@ -108,6 +108,48 @@ def test_a_place_without_locks_is_used_without_one(tmp_path, monkeypatch, error)
         assert not is_alone
 
 
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from tll_utils import runtime
+with getattr(runtime, sys.argv[1])(Path(sys.argv[2])) as new:
+    if new.is_dir():
+        new = new / "file"
+    new.write_bytes(b"half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("writer", ["atomic_write", "atomic_folder"])
+def test_what_a_killed_run_has_left_goes_with_the_next_one(tmp_path, writer):
+    path = tmp_path / "made"
+    for _ in range(2):
+        killed = subprocess.run([sys.executable, "-c", KILLED, writer, path])
+        assert killed.returncode == -signal.SIGKILL and not path.exists()
+    assert len([left for left in tmp_path.iterdir() if left.suffix == ".partial"]) == 1
+    with getattr(runtime, writer)(path) as new:
+        (new / "file" if new.is_dir() else new).write_bytes(b"whole")
+    assert list(tmp_path.iterdir()) == [path]
+    files = list(path.iterdir()) if path.is_dir() else [path]
+    assert [file.read_bytes() for file in files] == [b"whole"]
+
+
+def test_writers_of_one_file_come_one_after_the_other(tmp_path):
+    """Both use the same name beside it; without locks each would have its own."""
+
+    def write(text):
+        with runtime.atomic_write(tmp_path / "file") as partial:
+            partial.write_text(text[:1], encoding="utf-8")
+            time.sleep(0.1)
+            with open(partial, "a", encoding="utf-8") as file:
+                file.write(text[1:])
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(write, ["aaaa", "bbbb"]))
+    assert (tmp_path / "file").read_text(encoding="utf-8") in ("aaaa", "bbbb")
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 def test_a_full_disk_names_the_file(tmp_path):
     with (

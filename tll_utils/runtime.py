@@ -6,6 +6,7 @@ import importlib.util
 import json
 import logging
 import os
+import shutil
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,7 +15,6 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -142,19 +142,6 @@ def file_named(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
-    """A path to write to instead: its file replaces `path` when the block ends, and vanishes after an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{uuid4().hex[:8]}.partial")  # runs may write at once
-    try:
-        with file_named(path):
-            yield partial
-            os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-@contextmanager
 def locked(path: Path) -> Iterator[bool]:
     """Make or change `path` while no other run does: after a second of waiting one line says so.
 
@@ -177,16 +164,38 @@ def locked(path: Path) -> Iterator[bool]:
             lock.release()
 
 
+def partial_of(path: Path, is_alone: bool) -> Path:
+    """Where `path` is made; of a run that has it locked always the same, so that it meets what a killed one left."""
+    return path.with_name(path.name + ("" if is_alone else f".{uuid4().hex[:8]}") + ".partial")
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """A path to write to instead: its file replaces `path` when the block ends, and vanishes after an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with locked(path) as is_alone, file_named(path):
+        partial = partial_of(path, is_alone)
+        try:
+            yield partial
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """As `atomic_write`, but a folder to fill instead; other runs that write `path` wait."""
-    with locked(path), TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as work:
-        new = Path(work, "new")  # of ordinary permissions, which the temporary folder has not
-        new.mkdir()
-        yield new
-        if path.exists():
-            path.rename(Path(work, "old"))
-        new.rename(path)
+    """As `atomic_write`, but a folder to fill instead."""
+    with locked(path) as is_alone:
+        work = partial_of(path.with_name(f".{path.name}"), is_alone)
+        shutil.rmtree(work, ignore_errors=True)
+        try:
+            (new := work / "new").mkdir(parents=True)
+            yield new
+            if path.exists():
+                path.rename(work / "old")
+            new.rename(path)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -206,6 +206,19 @@ def test_an_interrupted_extraction_whose_files_are_damaged_begins_anew(cache, da
     assert min(images.read) == 0
 
 
+def test_a_new_cache_is_read_back_when_its_lock_is_gone(cache, monkeypatch):
+    """Of a run that is killed while it reads the lock would stay for good: who finds a finished cache takes none."""
+    is_locked, finished = [], embedding._finished
+
+    def watched(folder):
+        is_locked.append(folder.with_name(f".{folder.name}.lock").exists())
+        return finished(folder)
+
+    monkeypatch.setattr(embedding, "_finished", watched)
+    embed(FakeImages(5), MEAN_COLOUR)
+    assert is_locked == [False, True, False]
+
+
 AT_ONCE = """
 import sys, time
 sys.path.insert(0, sys.argv[1])

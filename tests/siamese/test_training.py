@@ -275,6 +275,7 @@ def interrupt(monkeypatch, owner, name, number):
         (keras.callbacks.CSVLogger, "on_epoch_end", 2),  # the best weights may be those of an epoch without a row
         (Backup, "on_epoch_end", 1),  # the history has a row, and there is no backup yet
         (Backup, "on_epoch_end", 2),  # the history has a row that the backup knows nothing of
+        (Path, "replace", 1),  # the best weights are written, not yet in their place
         (Path, "replace", 2),  # the backup is written, not yet in its place
         (Backup, "on_epoch_end", 3),  # the last epoch: all that counts is written
     ],
@@ -284,6 +285,28 @@ def test_interrupted_run_ends_as_if_undisturbed(undisturbed, tmp_path, monkeypat
         interrupt(patch, owner, method, number)
         run(tmp_path)
     assert_same_run(undisturbed, *run(tmp_path))
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in undisturbed[0].iterdir()}
+
+
+def test_a_kill_while_the_best_weights_are_written_costs_that_epoch_alone(tmp_path, monkeypatch, capsys):
+    """Keras writes a file in place. Every epoch is better than the one before; the second one's weights stay half."""
+    save = keras.Model.save_weights
+
+    def rising(self, epoch, logs):
+        logs |= {"top2": 0.1, "val_top2": 0.1 * (epoch + 1), "seconds": 0}
+
+    def stopped(self, path, **options):
+        if Path(path).name == training.BEST and (tmp_path / training.BEST).exists():
+            Path(path).write_bytes(b"half")
+            raise KeyboardInterrupt
+        save(self, path, **options)
+
+    monkeypatch.setattr(training.ExpectedTop2, "on_epoch_end", rising)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(keras.Model, "save_weights", stopped)
+        run(tmp_path)
+    _, history = run(tmp_path)
+    assert list(history.epoch) == [1, 2, 3] and "begins anew" not in capsys.readouterr().err
 
 
 def cut(file, n):

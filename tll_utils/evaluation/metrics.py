@@ -91,8 +91,7 @@ def _mean_over_ties(value_at: np.ndarray, better: np.ndarray, tied: np.ndarray) 
 def _check_scores(S: np.ndarray) -> None:
     if S.ndim != 2 or S.size == 0:
         raise ValueError(f"scores must be (n_left, n_right) and not empty, got shape {S.shape}")
-    bad = ~np.isfinite(S)
-    if bad.any():
+    if (bad := ~np.isfinite(S)).any():
         row, column = np.argwhere(bad)[0]
         what = f"{bad.sum()} scores are NaN or infinite, the first at row {row}, column {column}"
         raise ValueError(f"{what}: fix the method that made them, they have no rank")
@@ -102,8 +101,7 @@ def _check_match(match: np.ndarray, shape: tuple[int, ...]) -> None:
     n_left, n_right = shape
     if match.shape != (n_left,) or match.dtype.kind not in "iu":
         raise ValueError(f"match must be ({n_left},) integers, got {match.dtype} of shape {match.shape}")
-    bad = (match < 0) | (match >= n_right)
-    if bad.any():
+    if (bad := (match < 0) | (match >= n_right)).any():
         row = bad.argmax()
         raise ValueError(f"row {row}: the truth is column {match[row]}, the scores have {n_right} columns")
 

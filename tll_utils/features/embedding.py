@@ -10,17 +10,17 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 
 from tll_utils import runtime
 from tll_utils.data.images import Images
-from tll_utils.runtime import cache_dir, locked, prefetch, progress, sha256_of, write_text
+from tll_utils.runtime import cache_dir, locked, partial_of, prefetch, progress, sha256_of, write_text
 
 BATCH_SIZE = 32
 ROWS_DONE = "rows_done.txt"
@@ -49,8 +49,9 @@ def embed(images: Images, extractor: Extractor) -> dict[str, np.ndarray]:
     folder = _cache_folder(images, extractor)
     if not (arrays := _finished(folder)):
         with locked(folder) as is_alone:
-            if not (arrays := _finished(folder)):  # another run may have made it
-                arrays = _extract(images.whole, extractor, folder, is_alone=is_alone)
+            if not _finished(folder):  # another run may have made it
+                _extract(images.whole, extractor, folder, is_alone=is_alone)
+        arrays = _finished(folder)
     if np.array_equal(images.rows, np.arange(len(images.base))):
         return arrays  # nothing is copied: a page is read when it is needed
     return {output: array[images.rows] for output, array in arrays.items()}
@@ -64,22 +65,20 @@ def _cache_folder(images: Images, extractor: Extractor) -> Path:
 
 def _finished(folder: Path) -> dict[str, np.ndarray]:
     """The cached arrays, if they are those that were written; otherwise none."""
-    try:
+    with suppress(runtime.DAMAGED):
         checksums = runtime.read_json(folder / "complete.json").items()
         if all(sha256_of(folder / f"{output}.npy") == checksum for output, checksum in checksums):
             return {output: np.load(folder / f"{output}.npy", mmap_mode="r") for output, _ in checksums}
-    except runtime.DAMAGED:
-        pass
     return {}
 
 
-def _extract(images: Images, extractor: Extractor, folder: Path, *, is_alone: bool) -> dict[str, np.ndarray]:
+def _extract(images: Images, extractor: Extractor, folder: Path, *, is_alone: bool) -> None:
     """Encode all images into `folder`, which appears under its name only when it is whole."""
-    unfinished = folder.with_name(folder.name + ("" if is_alone else f".{uuid4().hex[:8]}") + ".partial")
+    unfinished = partial_of(folder, is_alone)
     unfinished.mkdir(parents=True, exist_ok=True)
-    first, n_encoders = _rows_done(unfinished, len(images)), extractor.n_encoders
+    first, options = _rows_done(unfinished, len(images)), {"workers": (n := extractor.n_encoders), "n_ahead": n + 1}
     batches = prefetch(partial(_load, images, extractor), range(first, len(images), BATCH_SIZE))
-    encoded = prefetch(partial(_encode, extractor), batches, workers=n_encoders, n_ahead=n_encoders + 1)
+    encoded = prefetch(lambda loaded: (loaded[0], extractor.encode(loaded[1])), batches, **options)
     with progress(total=len(images), initial=first, desc=extractor.name, unit="image") as bar:
         for start, outputs in encoded:
             n_rows = min(BATCH_SIZE, len(images) - start)
@@ -91,16 +90,10 @@ def _extract(images: Images, extractor: Extractor, folder: Path, *, is_alone: bo
     write_text(unfinished / "complete.json", json.dumps(checksums, indent=1))
     shutil.rmtree(folder, ignore_errors=True)  # a damaged one
     os.replace(unfinished, folder)
-    return _finished(folder)
 
 
 def _load(images: Images, extractor: Extractor, start: int) -> tuple[int, list]:
-    stop = min(start + BATCH_SIZE, len(images))
-    return start, [extractor.load(images, row) for row in range(start, stop)]
-
-
-def _encode(extractor: Extractor, loaded: tuple[int, list]) -> tuple[int, dict[str, np.ndarray]]:
-    return loaded[0], extractor.encode(loaded[1])
+    return start, [extractor.load(images, row) for row in range(len(images))[start : start + BATCH_SIZE]]
 
 
 def _rows_done(unfinished: Path, total: int) -> int:

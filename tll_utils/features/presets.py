@@ -57,8 +57,7 @@ def _map_stages(model: Any) -> list:
     """Outputs of the stages of a convolutional network, each half the size of the one before."""
     if hasattr(model, "pyramid_outputs"):
         return list(model.pyramid_outputs.values())
-    pools = [layer.output for layer in model.layers if layer.name.endswith("_pool")]  # VGG
-    if not pools:
+    if not (pools := [layer.output for layer in model.layers if layer.name.endswith("_pool")]):  # VGG
         raise PresetError(f"{type(model).__name__} has no stages that are known here: use another network")
     return pools
 

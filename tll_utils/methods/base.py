@@ -90,9 +90,8 @@ class SelectOnTrain(Method):
 
     def fit(self, train: Pairs) -> Self:
         members = [clone(member).fit(train) for member in self.members]
-        if len(train) < N_CANDIDATES:
-            self.best_ = members[0]
-        else:
+        self.best_ = members[0]
+        if len(train) >= N_CANDIDATES:
             match = np.arange(len(train))
             self.best_ = max(members, key=lambda member: expected_topk(member.scores(train.left, train.right), match))
         return self

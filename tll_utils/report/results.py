@@ -31,8 +31,7 @@ def load_per_left(experiment: str, column: str) -> pd.DataFrame:
 
 def load_table(experiment: str, name: str) -> pd.DataFrame:
     """A CSV of a recorded experiment, such as its "history" or, of face_fusion, its "faces"."""
-    path = results_dir() / f"{experiment}_{name}.csv"
-    with damage_named(path, AGAIN):
+    with damage_named(path := results_dir() / f"{experiment}_{name}.csv", AGAIN):
         return pd.read_csv(path, dtype={"left": str}, keep_default_na=name == "history", encoding="utf-8")
 
 

@@ -9,6 +9,7 @@ with every right, (B, B): the same labels and the same loss for a twentieth of t
 """
 
 import json
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -70,8 +71,7 @@ def layer_table(model: keras.Model) -> pd.DataFrame:
 
 def encode(model: keras.Model, images: Sequence[np.ndarray]) -> np.ndarray:
     """The tower's embeddings of the images, resized to its input where need be, (n, d) float32."""
-    tower = model.get_layer("tower")
-    size = tower.input_shape[1:3]
+    size = (tower := model.get_layer("tower")).input_shape[1:3]
 
     def load(start: int) -> np.ndarray:
         return np.stack([resized(images[i], size) for i in range(start, min(start + ENCODE_BATCH, len(images)))])
@@ -115,6 +115,7 @@ def fit(
             watchers = _watchers(folder, batches, history, train_sample, validation)
             options = {"validation_data": validation_data, "callbacks": watchers, "shuffle": False, "verbose": 0}
             model.fit(batches, epochs=epochs, **options)
+        shutil.rmtree(folder / "backup", ignore_errors=True)  # Keras does so too, but not after a kill at the very end
         model.load_weights(folder / BEST)
         return _history(folder)
 
@@ -122,9 +123,11 @@ def fit(
 def _watchers(folder: Path, batches: EpochBatches, history: pd.DataFrame, *samples: Pairs) -> list:
     options = {"save_best_only": True, "save_weights_only": True, "mode": "max"}
     known_best = history.val_top2.max() if len(history) else None
+    (new := folder / "backup" / BEST).unlink(missing_ok=True)
     watchers = [
         ExpectedTop2(*samples),
-        callbacks.ModelCheckpoint(folder / BEST, "val_top2", initial_value_threshold=known_best, **options),
+        callbacks.ModelCheckpoint(new, "val_top2", initial_value_threshold=known_best, **options),  # writes in place
+        callbacks.LambdaCallback(on_epoch_end=lambda *_: new.exists() and new.replace(folder / BEST)),
         callbacks.CSVLogger(folder / "history.csv", append=True),
         Backup(folder / "backup", batches),  # after the others: what it calls finished, they have written
     ]
