@@ -20,7 +20,8 @@ from tll_utils.runtime import keras, project_root
 ROOT = project_root()
 
 
-TEXTS = [
+PAGES = sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))
+TEXTS = ["README.md", "CONTRIBUTING.md", "data/README.md", *PAGES]
     "README.md",
     "CONTRIBUTING.md",
     "data/README.md",
@@ -33,8 +34,8 @@ def read(name):
 
 
 def test_commands_of_the_texts_are_targets_of_the_makefile():
-    texts = "".join(read(name).replace("docs/index.md", "") for name in TEXTS)
-    commands = set(re.findall(r"\bmake ([a-z-]+)\b", "".join(re.findall(r"`[^`]+`|^    .*$", texts, re.MULTILINE))))
+    texts = "".join(read(name) for name in TEXTS)
+    commands = set(re.findall(r"(?:`|^    )make ([a-z-]+)", texts, re.MULTILINE))
     targets = set(re.findall(r"^([a-z-]+):", read("Makefile"), re.MULTILINE))
     assert {"report", "test", "submission", "reproduce"} <= commands <= targets
 

@@ -188,8 +188,9 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     with locked(path) as is_alone:
         work = partial_of(path.with_name(f".{path.name}"), is_alone)
         shutil.rmtree(work, ignore_errors=True)
+        new = work / "new"
         try:
-            (new := work / "new").mkdir(parents=True)
+            new.mkdir(parents=True)
             yield new
             if path.exists():
                 path.rename(work / "old")

@@ -76,9 +76,9 @@ def _extract(images: Images, extractor: Extractor, folder: Path, *, is_alone: bo
     """Encode all images into `folder`, which appears under its name only when it is whole."""
     unfinished = partial_of(folder, is_alone)
     unfinished.mkdir(parents=True, exist_ok=True)
-    first, options = _rows_done(unfinished, len(images)), {"workers": (n := extractor.n_encoders), "n_ahead": n + 1}
+    first, n_encoders = _rows_done(unfinished, len(images)), extractor.n_encoders
     batches = prefetch(partial(_load, images, extractor), range(first, len(images), BATCH_SIZE))
-    encoded = prefetch(lambda loaded: (loaded[0], extractor.encode(loaded[1])), batches, **options)
+    encoded = prefetch(partial(_encode, extractor), batches, workers=n_encoders, n_ahead=n_encoders + 1)
     with progress(total=len(images), initial=first, desc=extractor.name, unit="image") as bar:
         for start, outputs in encoded:
             n_rows = min(BATCH_SIZE, len(images) - start)
@@ -93,7 +93,12 @@ def _extract(images: Images, extractor: Extractor, folder: Path, *, is_alone: bo
 
 
 def _load(images: Images, extractor: Extractor, start: int) -> tuple[int, list]:
-    return start, [extractor.load(images, row) for row in range(len(images))[start : start + BATCH_SIZE]]
+    stop = min(start + BATCH_SIZE, len(images))
+    return start, [extractor.load(images, row) for row in range(start, stop)]
+
+
+def _encode(extractor: Extractor, loaded: tuple[int, list]) -> tuple[int, dict[str, np.ndarray]]:
+    return loaded[0], extractor.encode(loaded[1])
 
 
 def _rows_done(unfinished: Path, total: int) -> int:

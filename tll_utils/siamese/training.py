@@ -71,7 +71,8 @@ def layer_table(model: keras.Model) -> pd.DataFrame:
 
 def encode(model: keras.Model, images: Sequence[np.ndarray]) -> np.ndarray:
     """The tower's embeddings of the images, resized to its input where need be, (n, d) float32."""
-    size = (tower := model.get_layer("tower")).input_shape[1:3]
+    tower = model.get_layer("tower")
+    size = tower.input_shape[1:3]
 
     def load(start: int) -> np.ndarray:
         return np.stack([resized(images[i], size) for i in range(start, min(start + ENCODE_BATCH, len(images)))])
@@ -123,10 +124,11 @@ def fit(
 def _watchers(folder: Path, batches: EpochBatches, history: pd.DataFrame, *samples: Pairs) -> list:
     options = {"save_best_only": True, "save_weights_only": True, "mode": "max"}
     known_best = history.val_top2.max() if len(history) else None
-    (new := folder / "backup" / BEST).unlink(missing_ok=True)
+    new = folder / "backup" / BEST  # Keras writes in place; what a killed run left is not moved
+    new.unlink(missing_ok=True)
     watchers = [
         ExpectedTop2(*samples),
-        callbacks.ModelCheckpoint(new, "val_top2", initial_value_threshold=known_best, **options),  # writes in place
+        callbacks.ModelCheckpoint(new, "val_top2", initial_value_threshold=known_best, **options),
         callbacks.LambdaCallback(on_epoch_end=lambda *_: new.exists() and new.replace(folder / BEST)),
         callbacks.CSVLogger(folder / "history.csv", append=True),
         Backup(folder / "backup", batches),  # after the others: what it calls finished, they have written
