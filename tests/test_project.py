@@ -22,11 +22,6 @@ ROOT = project_root()
 
 PAGES = sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))
 TEXTS = ["README.md", "CONTRIBUTING.md", "data/README.md", *PAGES]
-    "README.md",
-    "CONTRIBUTING.md",
-    "data/README.md",
-    *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
-]
 
 
 def read(name):
