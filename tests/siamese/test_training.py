@@ -209,7 +209,8 @@ def test_fit_records_every_epoch_and_loads_the_best(undisturbed):
     loss, accuracy = model.evaluate(labels, verbose=0)
     best = history.loc[history.val_top2.idxmax()]
     assert (loss, accuracy) == pytest.approx((best.val_loss, best.val_pair_accuracy), abs=1e-6)
-    assert {path.name for path in folder.iterdir()} == {"settings.json", "history.csv", "best.weights.h5"}
+    names = {"settings.json", "history.csv", "best.weights.h5", "finished.json"}
+    assert {path.name for path in folder.iterdir()} == names
     assert json.loads((folder / "settings.json").read_text(encoding="utf-8")) == {
         "size": [32, 26],
         "seed": 0,
@@ -307,6 +308,17 @@ def test_a_kill_while_the_best_weights_are_written_costs_that_epoch_alone(tmp_pa
         run(tmp_path)
     _, history = run(tmp_path)
     assert list(history.epoch) == [1, 2, 3] and "begins anew" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["best.weights.h5", "history.csv"])
+def test_one_flipped_bit_of_a_finished_training_is_noticed(name, undisturbed, tmp_path, capsys):
+    """In the middle of the file it is a weight, or a digit of a number: nothing that a reader would stumble over."""
+    folder = shutil.copytree(undisturbed[0], tmp_path / "run")
+    data = bytearray((folder / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / name).write_bytes(data)
+    assert_same_run(undisturbed, *run(folder))
+    assert f"is damaged ({name} has changed): its training begins anew" in capsys.readouterr().err
 
 
 def cut(file, n):

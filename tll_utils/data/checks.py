@@ -21,19 +21,15 @@ from tll_utils.data.images import MAX_PIXELS, File, ImageError, Images, decode_w
 N_CANDIDATES = 20
 TRAIN, TEST, TRUTH, FACTORS = "train.csv", "test_candidates.csv", "test_truth.csv", "factors.csv"
 COLUMNS = {
-    TRAIN: ["left", "right"],
-    TEST: ["left", *(f"c{i}" for i in range(N_CANDIDATES))],
-    TRUTH: ["left", "right"],
+    TRAIN: ["left", "right"], TEST: ["left", *(f"c{i}" for i in range(N_CANDIDATES))], TRUTH: ["left", "right"],
     FACTORS: ["part", "left", "right", "factor"],
-}
+}  # fmt: skip
 UNIQUE = (TRAIN, "left"), (TRAIN, "right"), (TEST, "left"), (TRUTH, "left"), (TRUTH, "right")  # columns of distinct ids
 FOLDERS = {  # the table and the columns that list a folder's images
-    "train/left": (TRAIN, ["left"]),
-    "train/right": (TRAIN, ["right"]),
-    "test/left": (TEST, ["left"]),
-    "test/right": (TEST, COLUMNS[TEST][1:]),
-}
-MAX_BYTES = 64 * 2**20  # of one image file; TLL images have about 20 kB
+    "train/left": (TRAIN, ["left"]), "train/right": (TRAIN, ["right"]),
+    "test/left": (TEST, ["left"]), "test/right": (TEST, COLUMNS[TEST][1:]),
+}  # fmt: skip
+MAX_BYTES = 64 * 2**20  # of one image or table; TLL images have about 20 kB
 SHOWN = 10  # problems of one kind listed in a report
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
@@ -95,6 +91,8 @@ def read_table(file: File, columns: list[str], problems: list[Problem], *, exact
     rows, line = {}, 1
     kind, problem = "missing or unreadable tables", ""
     try:
+        if (size := _stamp(file)[0]) > MAX_BYTES:
+            raise ValueError(f"huge, {size / 2**20:.0f} MiB")
         reader = csv.reader(StringIO(file.read_bytes().decode("utf-8-sig"), newline=""), strict=True)
         for row in reader:
             rows[line], line = row, reader.line_num + 1

@@ -16,6 +16,8 @@ from tll_utils.data.checks import FACTORS, N_CANDIDATES, TEST, TRUTH, DatasetErr
 from tll_utils.data.images import File, Images
 from tll_utils.data.pairs import Pairs
 
+COMPRESSIONS = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED  # others may expand to more than the size they declare
+
 
 @dataclass(frozen=True)
 class Queries:
@@ -94,10 +96,10 @@ def _find_root(path: Path) -> File:
         raise DatasetError(f"{path}: {what} — correct the path, remove the link, or unset TLL_DATA")
     try:
         top = path if path.is_dir() else zipfile.Path(path)
-        if isinstance(top, zipfile.Path) and (problem := _problem_of_zip(top.root.infolist())):
-            raise DatasetError(f"{path}: {problem} — unpack it, and give the folder")
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:  # names that are no UTF-8, a later version
         raise DatasetError(f"{path}: neither a folder nor a whole zip ({error}) — download it again") from error
+    if isinstance(top, zipfile.Path) and (problem := _problem_of_zip(top.root.infolist())):
+        raise DatasetError(f"{path}: {problem} — unpack it, and give the folder")
     for folder in [top, *top.iterdir()]:
         with suppress(PermissionError):  # a neighbour such as lost+found
             if (folder / "train.csv").exists():
@@ -111,5 +113,12 @@ def _problem_of_zip(members: list[zipfile.ZipInfo]) -> str:
         return "it is encrypted"
     if any("\\" in member.filename for member in members):
         return "its names have backslashes for slashes, as some Windows tools write them"
-    known = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
-    return "" if all(member.compress_type in known for member in members) else "its compression is not known here"
+    if any(member.compress_type not in COMPRESSIONS for member in members):
+        return "its compression is not known here"
+    return problem_of_names(members)
+
+
+def problem_of_names(members: list[zipfile.ZipInfo]) -> str:
+    """Why zipfile.Path would take hours, if it would: it lists the folders of every name, and of "//a" without end."""
+    is_odd = any(name.startswith("/") or name.count("/") > 50 for name in (each.filename for each in members))
+    return "it holds a file outside, or more than 50 folders deep" * is_odd

@@ -11,6 +11,7 @@ from functools import cached_property
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
+from zlib import crc32
 
 import cv2
 import numpy as np
@@ -20,7 +21,9 @@ from PIL import ExifTags, Image
 HEIGHT, WIDTH = 245, 200
 PLAIN = (HEIGHT, WIDTH, "YCbCr")  # what nearly every file is: its pixels need no conversion
 MAY_BE_ROTATED = b"Exif\0", b"tiff:Orientation"  # where a JPEG says which way is up
+PNG, SCAN = b"\x89PNG\r\n\x1a\n", b"\xff\xda"  # how a PNG starts, and every scan of a JPEG
 MAX_PIXELS = 25_000_000  # a 200×245 image has 49,000; beyond this a file is a mistake or an attack
+MAX_SCANS = 100  # of a progressive JPEG: ten are usual, and each costs as much as the whole picture
 LIMIT = f"the limit is {MAX_PIXELS // 1_000_000} megapixels — resize it to {WIDTH}×{HEIGHT}"
 TURNED = dict(zip(range(2, 9), (0, 3, 1, 5, 4, 6, 2), strict=True))  # EXIF orientation → Image.Transpose
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # what browsers save; Pillow's exotic readers stay shut
@@ -139,7 +142,8 @@ def decode(data: bytes, name: str) -> np.ndarray:
     are resized. Raises ImageError naming an empty, truncated, non-image, more-than-8-bit or over-25-megapixel file.
     """
     with suppress(ValueError):  # no JPEG or not a whole one: Pillow reads it, or says what is wrong
-        if simplejpeg.decode_jpeg_header(data)[:3] == PLAIN and not any(mark in data for mark in MAY_BE_ROTATED):
+        is_plain = simplejpeg.decode_jpeg_header(data)[:3] == PLAIN and data.count(SCAN) <= MAX_SCANS
+        if is_plain and not any(mark in data for mark in MAY_BE_ROTATED):
             return simplejpeg.decode_jpeg(data, "RGB")  # in half of Pillow's time for the same pixels
     return decode_with_conversions(data, name)[0]
 
@@ -149,12 +153,12 @@ def decode_with_conversions(data: bytes, name: str) -> tuple[np.ndarray, list[st
     if not data:
         raise ImageError(f"{name}: the file is empty (0 bytes) — copy or download it again")
     try:
-        with Image.open(BytesIO(data), formats=FORMATS) as image:
+        with Image.open(BytesIO(sound(data)), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 problem = f"huge ({image.width}×{image.height} pixels), {LIMIT}"
-            elif image.mode.startswith(("I", "F")):  # Pillow would clip these to white without a word
+            elif not (problem := costly(image, data.count(SCAN))) and image.mode.startswith(("I", "F")):
                 problem = "more than 8 bits per channel — save it as an 8-bit JPEG"
-            else:
+            elif not problem:
                 upright = turned_upright(image)
                 return np.array(to_rgb(upright)), _conversions(image, upright)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -164,6 +168,29 @@ def decode_with_conversions(data: bytes, name: str) -> tuple[np.ndarray, list[st
     except Exception as error:  # Pillow's readers raise OSError, SyntaxError, struct.error, … on damaged files
         problem = f"damaged or truncated ({error}) — copy or download it again"
     raise ImageError(f"{name}: {problem}")
+
+
+def costly(image: Image.Image, n_scans: int) -> str:
+    """Why an opened file, however small, would take minutes or gigabytes to decode; empty if it would not."""
+    if image.tile and image.tile[0][0] == "bmp_rle":  # which Pillow decodes in Python, byte by byte
+        return "a BMP compressed by run lengths — save it as JPEG or PNG"
+    tile = [getattr(image, "tag_v2", {}).get(tag, 0) for tag in (322, 323)]  # of a TIFF; each is decoded whole
+    if tile[0] * tile[1] > MAX_PIXELS:
+        return f"huge (tiles of {tile[0]}×{tile[1]} pixels), {LIMIT}"
+    is_many = n_scans > MAX_SCANS and image.format in ("JPEG", "MPO")
+    return f"a JPEG of {n_scans} scans, the limit is {MAX_SCANS} — save it anew" * is_many
+
+
+def sound(data: bytes) -> bytes:
+    """Of a PNG its pixels and whole EXIF or XMP, since Pillow refuses it for broken metadata; other files unchanged."""
+    kept, at = [data[:8]], 8
+    while data.startswith(PNG) and at < len(data):
+        chunk = data[at : at + 12 + int.from_bytes(data[at : at + 4], "big")]
+        is_whole = crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:], "big")
+        is_pixels = chunk[4:5].isupper() or chunk[4:8] == b"tRNS"
+        kept += [chunk] * (is_pixels or (is_whole and chunk[4:8] in (b"eXIf", b"iTXt")))
+        at += len(chunk)
+    return b"".join(kept) if data.startswith(PNG) else data
 
 
 def orientation(image: Image.Image) -> int:
@@ -191,14 +218,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 def _conversions(image: Image.Image, upright: Image.Image) -> list[str]:
     found = {
-        "not JPEG": image.format not in ("JPEG", "MPO"),
-        "EXIF-rotated": orientation(image) in TURNED,
-        "grayscale": image.mode in ("1", "L", "LA"),
-        "palette": image.mode == "P",
-        "CMYK": image.mode == "CMYK",
-        "transparent": image.has_transparency_data,
-        "wrong size": upright.size != (WIDTH, HEIGHT),
-    }
+        "not JPEG": image.format not in ("JPEG", "MPO"), "EXIF-rotated": orientation(image) in TURNED,
+        "grayscale": image.mode in ("1", "L", "LA"), "palette": image.mode == "P", "CMYK": image.mode == "CMYK",
+        "transparent": image.has_transparency_data, "wrong size": upright.size != (WIDTH, HEIGHT),
+    }  # fmt: skip
     return [conversion for conversion, is_so in found.items() if is_so]
 
 

@@ -27,14 +27,9 @@ LAYERS = ("stem", *(f"stage{number}" for number in range(1, 8)), "head")  # from
 
 _Stage = namedtuple("_Stage", "repeats kernel stride expansion filters")
 _STAGES = (  # Lite0; the other variants scale repeats and filters
-    _Stage(1, 3, 1, 1, 16),
-    _Stage(2, 3, 2, 6, 24),
-    _Stage(2, 5, 2, 6, 40),
-    _Stage(3, 3, 2, 6, 80),
-    _Stage(3, 5, 1, 6, 112),
-    _Stage(4, 5, 2, 6, 192),
-    _Stage(1, 3, 1, 6, 320),
-)
+    _Stage(1, 3, 1, 1, 16), _Stage(2, 3, 2, 6, 24), _Stage(2, 5, 2, 6, 40), _Stage(3, 3, 2, 6, 80),
+    _Stage(3, 5, 1, 6, 112), _Stage(4, 5, 2, 6, 192), _Stage(1, 3, 1, 6, 320),
+)  # fmt: skip
 
 
 def efficientnet_lite(variant: int, *, classifier: bool = False) -> keras.Model:
@@ -47,10 +42,14 @@ def efficientnet_lite(variant: int, *, classifier: bool = False) -> keras.Model:
     Raises ValueError for other variants, PackagedFileError if the weights are missing or altered.
     """
     image = keras.Input((None, None, 3), name="image")
-    x = _conv(_normalise(image), "stem", 32, kernel=3, stride=2)
+    mean, variance = 255 * np.array(IMAGENET_MEAN), (255 * np.array(IMAGENET_STD)) ** 2
+    x = layers.Normalization(mean=mean, variance=variance, dtype="float32", name="normalise")(image)
+    x = _conv(x, "stem", 32, kernel=3, stride=2)
     x = layers.ReLU(6, name="stem")(x)
     for number, stage in enumerate(_stages(variant), start=1):
-        x = _stage(x, number, stage)
+        for repeat in range(stage.repeats):
+            x = _block(x, f"block{number}{'abcdefgh'[repeat]}", stage._replace(stride=1) if repeat else stage)
+        x = layers.Identity(name=f"stage{number}")(x)
     x = layers.ReLU(6, name="head")(_conv(x, "head", 1280))
     if classifier:
         x = layers.GlobalAveragePooling2D(name="pool")(x)
@@ -64,31 +63,15 @@ def _stages(variant: int) -> list[_Stage]:
     if variant not in SCALING:
         raise ValueError(f"EfficientNet-Lite{variant} is not known; use one of {sorted(SCALING)}")
     width, depth = SCALING[variant]
-    return [
-        stage._replace(
-            # The first and the last stage are repeated as often as in Lite0.
-            repeats=math.ceil(depth * stage.repeats) if stage.repeats > 1 else 1,
-            filters=_round_to_eights(width * stage.filters),
-        )
-        for stage in _STAGES
-    ]
+    filters = [_round_to_eights(width * stage.filters) for stage in _STAGES]
+    repeats = [math.ceil(depth * stage.repeats) if stage.repeats > 1 else 1 for stage in _STAGES]  # first, last: once
+    return [s._replace(repeats=n, filters=f) for s, n, f in zip(_STAGES, repeats, filters, strict=True)]
 
 
 def _round_to_eights(filters: float) -> int:
     """Nearest multiple of eight, the next one if that loses more than a tenth."""
     rounded = max(8, int(filters + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * filters else rounded
-
-
-def _normalise(image):
-    mean, variance = 255 * np.array(IMAGENET_MEAN), (255 * np.array(IMAGENET_STD)) ** 2
-    return layers.Normalization(mean=mean, variance=variance, dtype="float32", name="normalise")(image)
-
-
-def _stage(x, number: int, stage: _Stage):
-    for repeat in range(stage.repeats):
-        x = _block(x, f"block{number}{'abcdefgh'[repeat]}", stage._replace(stride=1) if repeat else stage)
-    return layers.Identity(name=f"stage{number}")(x)
 
 
 def _block(x, name: str, stage: _Stage):

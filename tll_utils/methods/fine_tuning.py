@@ -13,7 +13,7 @@ import numpy as np
 
 from tll_utils.data.images import Images
 from tll_utils.data.pairs import Pairs
-from tll_utils.features.backbones import Backbone, backbone, pooled
+from tll_utils.features.backbones import backbone, pooled
 from tll_utils.features.embedding import embed
 from tll_utils.methods.base import Method
 from tll_utils.runtime import keras, set_seed
@@ -89,7 +89,8 @@ class FineTuned(Method):
         part = network.trainable_part(self.frozen_to)
         for layer in _batch_norms(part):
             layer.trainable = False
-        maps = keras.Input(_input_shape(network, self.frozen_to), name="maps")
+        shape = network.map_shape(self.frozen_to) if self.frozen_to is not None else (*network.size, 3)  # of the images
+        maps = keras.Input(shape, name="maps")
         x = keras.layers.Dropout(self.dropout)(pooled(part(maps), self.pool))
         start = keras.initializers.VarianceScaling(1 / self.new_layer_rate**2, "fan_avg", "uniform")
         x = keras.layers.Dense(self.width, use_bias=False, kernel_initializer=start, name="new_last")(x)
@@ -105,8 +106,3 @@ def _batch_norms(model: keras.Model) -> list[keras.layers.Layer]:
     nested = [_batch_norms(layer) for layer in model.layers if isinstance(layer, keras.Model)]
     own = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
     return sum(nested, own)
-
-
-def _input_shape(network: Backbone, layer: str | None) -> tuple[int, ...]:
-    """Height, width and channels of the images or of a layer's map for images of the network's size."""
-    return (*network.size, 3) if layer is None else network.map_shape(layer)

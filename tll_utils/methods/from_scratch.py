@@ -56,15 +56,9 @@ class SiameseNetwork(Method):
         facts = {"precision": training.automatic_precision(), "data": train.key, "version": VERSION}
         settings = self.get_params() | facts
         self.history_ = training.fit(
-            self.model_,
-            batches,
-            folder=_folder(settings),
-            epochs=self.epochs,
-            train_sample=sample,
-            validation=validation,
-            settings=settings,
-            validation_data=InBatchNegatives(validation, shuffle=False, **options),
-        )
+            self.model_, batches, folder=_folder(settings), epochs=self.epochs, settings=settings, train_sample=sample,
+            validation=validation, validation_data=InBatchNegatives(validation, shuffle=False, **options),
+        )  # fmt: skip
         if self.head == "scaled_cosine":  # its logits are no log-odds, so its pair accuracies say nothing
             self.history_ = self.history_.assign(pair_accuracy=np.nan, val_pair_accuracy=np.nan)
         return self

@@ -9,25 +9,30 @@ from functools import partial
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from tll_utils.data.checks import IMAGE_SUFFIXES
+from tll_utils.data.dataset import COMPRESSIONS, problem_of_names
 from tll_utils.data.images import (
     FORMATS,
     HEIGHT,
+    PNG,
+    SCAN,
     WIDTH,
     ImageError,
     Images,
+    costly,
     orientation,
     read_bytes,
+    sound,
     to_rgb,
     turned_upright,
 )
-from tll_utils.runtime import atomic_write, cache_dir, prefetch, progress
+from tll_utils.runtime import DAMAGED, atomic_write, cache_dir, prefetch, progress
 
 SUFFIXES = IMAGE_SUFFIXES | {".jfif", ".avif", ".heic", ".heif"}  # HEIC is not read: reported, not passed over
 READABLE = "JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF"
@@ -94,8 +99,10 @@ def _find(source: Path) -> tuple[list[Picture], list[tuple[str, str]]]:
         errors: list[OSError] = []
         pictures = _members(source) if source.is_file() else _files(source, errors)
         found = sorted(pictures, key=lambda picture: picture.id)
-    except zipfile.BadZipFile as error:
-        raise NoPicturesError(f"{source} is a damaged zip ({error}): copy or download it again") from error
+    except DAMAGED as error:  # BadZipFile, NotImplementedError, UnicodeDecodeError …
+        raise NoPicturesError(
+            f"{source} is a damaged zip ({' '.join(str(error).split())}): copy or download it again"
+        ) from error
     problems = [
         (_text(os.path.relpath(error.filename, source)), "may not be opened — change its permissions")
         for error in errors
@@ -115,6 +122,8 @@ def _files(source: Path, errors: list[OSError]) -> Iterator[Picture]:
 
 def _members(source: Path) -> Iterator[Picture]:
     archive = zipfile.ZipFile(source)
+    if problem := problem_of_names(archive.infolist()):
+        raise ValueError(f"{problem} — unpack it, and give the folder")
     for name, member in archive.NameToInfo.items():
         if _is_meant(Path(name)) and not any(part == "__MACOSX" or part[0] == "." for part in Path(name).parts):
             yield Picture(_text(name), zipfile.Path(archive, name), member)
@@ -164,12 +173,14 @@ def _content_key(picture: Picture) -> str:
 
 
 def _write_copy(picture: Picture, copy: Path) -> None:
-    with _opened(picture) as stream, Image.open(stream, formats=(*FORMATS, "AVIF")) as image:
+    with _opened(picture) as stream, Image.open(_readable(stream), formats=(*FORMATS, "AVIF")) as image:
         size = image.size
         image.draft(None, (2 * HEIGHT, 2 * HEIGHT))  # a JPEG is decoded at a half, a quarter or an eighth
         held = size if "progressive" in image.info else image.size  # a progressive one is held whole all the same
         if (n_pixels := held[0] * held[1]) > MAX_PIXELS:
             raise ImageError(f"{n_pixels / 1e6:.0f} megapixels, the limit is {MAX_PIXELS // 10**6} — make it smaller")
+        if problem := costly(image, _scans(stream)):
+            raise ImageError(problem)
         with _ONE_LARGE if n_pixels > LARGE else nullcontext():
             is_upright = orientation(image) == 1  # decodes a PNG, where it may come last
             normalised = _normalised(image)
@@ -182,11 +193,27 @@ def _write_copy(picture: Picture, copy: Path) -> None:
                 normalised.save(partial_copy, "JPEG", quality=95)
 
 
+def _readable(stream: BinaryIO) -> BinaryIO:
+    """The file; of a PNG, unless it is enormous, without metadata that may be broken."""
+    is_png, size, _ = stream.read(8) == PNG, stream.seek(0, os.SEEK_END), stream.seek(0)
+    return BytesIO(sound(stream.read())) if is_png and size <= MAX_MEMBER else stream
+
+
+def _scans(stream: BinaryIO) -> int:
+    """Scans of a JPEG, counted without holding it; Pillow finds its place again."""
+    place, _ = stream.tell(), stream.seek(0)
+    n_scans = sum(part.count(SCAN) for part in iter(partial(stream.read, 2**20), b""))
+    stream.seek(place)
+    return n_scans
+
+
 def _opened(picture: Picture):
     if picture.member is None:
         return open(str(picture.file), "rb")
     if picture.member.flag_bits & 1:
         raise ImageError("encrypted — unpack the zip with its password")
+    if picture.member.compress_type not in COMPRESSIONS:
+        raise ImageError("compressed in a way that is not known here — unpack the zip")
     if picture.member.file_size > MAX_MEMBER:
         raise ImageError(f"more than {MAX_MEMBER // 2**20} MB in a zip — unpack it")
     return BytesIO(read_bytes(picture.file))

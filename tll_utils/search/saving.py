@@ -9,15 +9,13 @@ from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
-from safetensors import SafetensorError
 from safetensors import numpy as safetensors
 
 from tll_utils.data.pairs import Pairs
 from tll_utils.methods.base import Method
-from tll_utils.runtime import atomic_folder, keras, locked, read_json, sha256_of, write_text
+from tll_utils.runtime import DAMAGED, atomic_folder, keras, locked, read_json, sha256_of, write_text
 from tll_utils.search.tree import ModelError, packed, unpacked
 
 FORMAT = 1  # raise it when the files change, or what a name in adapters.BLOCKS or catalogue.EXTRACTORS stands for
@@ -28,7 +26,6 @@ USES = {  # seen in the tree
     "landmarks": '"(face_shape|face_landmarks)"',
     "bank": r'"bank_": \[',
 }
-DAMAGED = (AttributeError, BadZipFile, KeyError, OSError, RecursionError, SafetensorError, TypeError, ValueError)
 PACKAGES = ("keras", "numpy", "safetensors", "scikit-learn", "tensorflow")
 
 
@@ -82,7 +79,8 @@ def _read(folder: Path) -> Method:
         path = folder / MODEL
         return unpacked(tree, parts | arrays)
     except DAMAGED as error:
-        raise ModelError(f"{path}: {error}; copy the whole folder again, or save the model again") from error
+        reason = " ".join(str(error).split()) or type(error).__name__  # Keras's have many lines
+        raise ModelError(f"{path}: {reason}; copy the whole folder again, or save the model again") from error
 
 
 def _write(folder: Path, method: Method, data: dict[str, Any] | None, accuracy: str, half: bool) -> None:

@@ -22,7 +22,7 @@ import pandas as pd
 from tll_utils import runtime
 from tll_utils.data.pairs import Pairs
 from tll_utils.evaluation.metrics import expected_topk
-from tll_utils.runtime import has_bfloat16, keras, prefetch, progress, set_seed, write_text
+from tll_utils.runtime import has_bfloat16, keras, prefetch, progress, set_seed, sha256_of, write_text
 from tll_utils.siamese.batches import EpochBatches, resized
 from tll_utils.siamese.heads import HEADS, score_blocks
 from tll_utils.siamese.towers import build_tower
@@ -117,6 +117,8 @@ def fit(
             options = {"validation_data": validation_data, "callbacks": watchers, "shuffle": False, "verbose": 0}
             model.fit(batches, epochs=epochs, **options)
         shutil.rmtree(folder / "backup", ignore_errors=True)  # Keras does so too, but not after a kill at the very end
+        if not (finished := folder / "finished.json").exists():
+            write_text(finished, json.dumps({name: sha256_of(folder / name) for name in ("history.csv", BEST)}))
         model.load_weights(folder / BEST)
         return _history(folder)
 
@@ -195,7 +197,8 @@ class Backup(callbacks.BackupAndRestore):
 
 def _check_files(folder: Path) -> None:
     """Remove a half-written row of the history or, where a file is damaged, all of them: the training begins anew."""
-    history, best, backup = files = [folder / name for name in ("history.csv", BEST, "backup/latest.weights.h5")]
+    names = ("history.csv", BEST, "backup/latest.weights.h5", "finished.json")
+    history, best, backup, finished = files = [folder / name for name in names]
     try:
         text = history.read_text(encoding="utf-8") if history.exists() else ""
         if row := text.rpartition("\n")[2]:
@@ -203,11 +206,14 @@ def _check_files(folder: Path) -> None:
         epochs = list(_history(folder).get("epoch", []))
         if epochs != list(range(1, len(epochs) + 1)):
             raise ValueError("history.csv lacks an epoch")
+        for name, digest in (runtime.read_json(finished) if finished.exists() else {}).items():
+            if sha256_of(folder / name) != digest:
+                raise ValueError(f"{name} has changed")
         for path in [best] * bool(epochs) + [backup] * backup.exists():
-            names: list[str] = []
+            parts: list[str] = []
             with h5py.File(path) as file:
-                file.visit(names.append)
-                [np.asarray(item) for item in map(file.get, names) if isinstance(item, h5py.Dataset)]  # reads all
+                file.visit(parts.append)
+                [np.asarray(item) for item in map(file.get, parts) if isinstance(item, h5py.Dataset)]  # reads all
     except runtime.DAMAGED as error:
         print(f"{folder} is damaged ({error}): its training begins anew", file=sys.stderr)
         for path in files:
