@@ -235,9 +235,9 @@ def test_order_of_lefts_rights_and_candidates_does_not_matter(decode):
 
 @pytest.mark.parametrize("decode", TOGETHER)
 def test_only_differences_of_scores_matter(decode):
-    """With as many rights as lefts every matching has 40 scores, so 100 less for each changes nothing."""
+    """With as many rights as lefts every matching has 40 scores, so 1,000 less for each changes nothing."""
     scores, candidates, _ = lists_of(planted(40, 1.5, seed=3))
-    moved = decode(scores - 100, candidates, n_right=40)
+    moved = decode(scores - 1000, candidates, n_right=40)
     np.testing.assert_allclose(moved, decode(scores, candidates, n_right=40), atol=1e-6)
 
 
