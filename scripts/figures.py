@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -30,7 +31,11 @@ from tll_utils.search.saving import load
 from tll_utils.siamese.training import layer_table
 
 COLUMN, PAGE = 4.2, 7.0  # inches: widths of a column and of two
-STYLE = {"font.size": 9, "svg.fonttype": "none", "svg.hashsalt": "tll"}  # texts stay texts, the same file each time
+STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "tll",
+}  # texts stay texts, the same file each time
 NEUTRAL, BORDERLESS = ", border-neutral", "on images without borders"
 PUBLISHED_BEST = {"report's best": "report", "best public claim": "best public claim elsewhere"}  # label → source
 QUESTION = 16  # row of the sample's query that the figure of the task shows
@@ -43,12 +48,12 @@ def task() -> Drawing:
     root = project_root()
     dataset = load_dataset(root / "data" / "sample")
     model = load(root / "tll_utils" / "search" / "adapter_lite0_small_border_neutral")
-    scores, truth = candidate_scores(dataset, model)[QUESTION], dataset.test.truth[QUESTION]
+    scores, truth = candidate_scores(dataset, model)[QUESTION], np.asarray(dataset.test.truth)[QUESTION]
     rank = 1 + np.argsort(np.argsort(-scores))
     fig = plt.figure(figsize=(PAGE, 2), layout="constrained")
-    question, candidates = fig.subfigures(1, 2, width_ratios=(1.5, 10))
-    plots.show_image(question.subplots(), dataset.test.left[QUESTION], "which of these\nlooks like it?")
-    for i, ax in enumerate(candidates.subplots(2, 10).flat):
+    panels: Any = fig.subfigures(1, 2, width_ratios=(1.5, 10))
+    plots.show_image(panels[0].subplots(), dataset.test.left[QUESTION], "which of these\nlooks like it?")
+    for i, ax in enumerate(panels[1].subplots(2, 10).flat):
         frame = plots.TRUE if i == truth else plots.OURS if rank[i] <= 2 else None
         image = dataset.test.right[dataset.test.candidates[QUESTION, i]]
         plots.show_image(ax, image, f"{rank[i]}." + " truth" * int(i == truth), frame=frame)

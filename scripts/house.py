@@ -31,7 +31,7 @@ def room_imports() -> set[tuple[str, str]]:
         room = path.relative_to(root).parts[0].removesuffix(".py")
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and str(node.module).startswith("tll_utils"):
-                module = node.module.split(".")[1:]  # empty: from tll_utils import runtime
+                module = str(node.module).split(".")[1:]  # empty: from tll_utils import runtime
                 found |= {(room, other) for other in (module[:1] or [alias.name for alias in node.names])}
     return {(room, other) for room, other in found if room != other and {room, other} <= set(PLACES)}
 

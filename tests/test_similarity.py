@@ -85,6 +85,85 @@ def test_width_mismatch_and_values_that_are_not_finite(measure, embeddings):
         measure(left[:0], right)
 
 
+# --- numerics: what the functions promise for any finite input
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_identical_images_get_the_same_scores(measure, embeddings):
+    """Rights 0 and 6 are one picture, and so are lefts 2 and 10: their columns and rows agree, but for rounding."""
+    left, right = embeddings
+    left[10], right[6] = left[2], right[0]
+    S = measure(left, right)
+    np.testing.assert_allclose(S[:, 6], S[:, 0], rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(S[10], S[2], rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_scores_do_not_depend_on_how_an_array_lies_in_memory(measure, embeddings):
+    """Float64 with the same values, column order, every second row and read-only: same scores, inputs unchanged."""
+    left, right = embeddings
+    S = measure(left, right)
+    spread = np.repeat(left, 2, axis=0)[::2]
+    for view in (left.astype(float), np.asfortranarray(left), spread):
+        view.flags.writeable = False
+        np.testing.assert_allclose(measure(view, right), S, rtol=1e-6, atol=1e-7)
+        np.testing.assert_array_equal(view, left)
+    np.testing.assert_array_equal(measure(left.tolist(), right.tolist()), S)
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_one_image_and_one_number(measure):
+    """A single row, and embeddings of width one: 2 and 2 are alike, 2 and −2 are not."""
+    S = measure([[2]], [[2], [-2]])
+    np.testing.assert_allclose(S, [[1, -1]] if measure is cosine_similarity else [[0, -4]])
+    np.testing.assert_array_equal(measure([[2]], [[2]]), S[:, :1])
+
+
+@pytest.mark.parametrize("measure", [euclidean_similarity, l1_similarity])
+def test_constant_embeddings_are_all_alike(measure):
+    """Centred they are zero: distances are 0, and the cosine is an error (see `test_a_row_needs_a_direction`)."""
+    np.testing.assert_array_equal(measure(np.zeros((3, 40)), np.zeros((2, 40))), np.zeros((3, 2)))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        (unit_length, "embeddings"),
+        (standardise, "S"),
+        (lambda rows: intra_normalise(rows, n_cells=1), "embeddings"),
+        (lambda rows: hubness_correction(rows, np.ones((3, 2)), k=1), "S"),
+        (lambda rows: hubness_correction(np.ones((3, 2)), rows, k=1), "bank"),
+        (lambda rows: l1_similarity(np.ones((3, 2)), rows), "right"),
+    ],
+)
+def test_a_value_that_is_not_finite_is_named(function, name, value):
+    with pytest.raises(ValueError, match=f"^{name} row 1 holds NaN or infinite values"):
+        function(np.array([[1, 2], [3, value], [value, 4]]))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        unit_length,
+        standardise,
+        lambda rows: intra_normalise(rows, n_cells=2),
+        lambda rows: hubness_correction(rows, rows, k=2),
+    ],
+)
+def test_corrections_do_not_depend_on_how_an_array_lies_in_memory(function):
+    rows = np.random.default_rng(0).random((6, 8), np.float32)
+    expected = function(rows)
+    assert expected.dtype == np.float32
+    for view in (rows.astype(float), np.asfortranarray(rows), np.repeat(rows, 2, axis=0)[::2]):
+        view.flags.writeable = False
+        np.testing.assert_allclose(function(view), expected, rtol=1e-5, atol=1e-7)
+        np.testing.assert_array_equal(view, rows)
+
+
+# --- corrections
+
+
 def test_unit_length_by_hand():
     rows = unit_length(np.array([[3, 4], [0, -2]]))
     np.testing.assert_allclose(rows, [[0.6, 0.8], [0, -1]], rtol=1e-6)
@@ -115,6 +194,17 @@ def test_hubness_correction_by_hand():
     corrected = hubness_correction(S, bank, k=2, weight=0.5)
     np.testing.assert_allclose(corrected, [[0.5, 0.75], [-1.5, -0.25]])
     assert corrected.dtype == np.float32
+
+
+def test_hubness_correction_with_the_nearest_alone():
+    """k = 1: the best known scores are 4 and 1."""
+    bank = np.array([[4, 0], [2, 1], [-9, -9]])
+    np.testing.assert_allclose(hubness_correction(np.zeros((1, 2)), bank, k=1, weight=1), [[-4, -1]])
+
+
+def test_hubness_correction_takes_half_of_thirty_unless_told():
+    S, bank = np.random.default_rng(0).standard_normal((2, 40, 5))
+    np.testing.assert_array_equal(hubness_correction(S, bank), hubness_correction(S, bank, k=30, weight=0.5))
 
 
 def test_hubness_correction_demotes_a_hub():
@@ -152,9 +242,16 @@ def test_constant_scores_become_zeros(value):
     np.testing.assert_allclose(standardise(np.full((30, 37), value)), 0, atol=1e-12)
 
 
+def test_standardise_keeps_the_spread_of_scores_far_from_zero():
+    """10⁸ and 10⁸ + 8 are neighbours in float32: their mean and deviation need float64."""
+    np.testing.assert_array_equal(standardise(np.array([[1e8, 1e8 + 8]])), [[-1, 1]])
+
+
 def test_intra_normalise_by_hand():
-    """Cells (9, 16) and (0, 0): roots (3, 4) of length 5 become (0.6, 0.8); a cell of zeros stays."""
-    np.testing.assert_allclose(intra_normalise(np.array([[9, 16, 0, 0]]), n_cells=2), [[0.6, 0.8, 0, 0]], rtol=1e-6)
+    """Cells (9, 16) and (0, 0): roots (3, 4) of length 5 become (0.6, 0.8); a cell of zeros stays. No scale matters."""
+    for scale in (1, 0.01):
+        cells = intra_normalise(scale * np.array([[9, 16, 0, 0]]), n_cells=2)
+        np.testing.assert_allclose(cells, [[0.6, 0.8, 0, 0]], rtol=1e-6)
 
 
 def test_intra_normalise_gives_every_cell_the_same_say():
@@ -166,7 +263,7 @@ def test_intra_normalise_gives_every_cell_the_same_say():
 
 @pytest.mark.parametrize(
     ("embeddings", "n_cells", "message"),
-    [([[1, 2], [3, -4]], 1, "row 1 has negative"), ([[1, 2, 3]], 2, "do not divide"), ([[np.nan, 1]], 1, "row 0")],
+    [([[0, 0.5], [3, -4]], 1, "row 1 has negative"), ([[1, 2, 3]], 2, "do not divide"), ([[np.nan, 1]], 1, "row 0")],
 )
 def test_intra_normalise_refuses(embeddings, n_cells, message):
     with pytest.raises(ValueError, match=message):

@@ -65,6 +65,7 @@ def test_all_other_rights_when_all_are_wanted():
 def test_the_seed_decides():
     pd.testing.assert_frame_equal(pair_table(LEFT, RIGHT, seed=1), pair_table(LEFT, RIGHT, seed=1))
     assert not pair_table(LEFT, RIGHT, seed=1).equals(pair_table(LEFT, RIGHT, seed=2))
+    pd.testing.assert_frame_equal(pair_table(LEFT, RIGHT), pair_table(LEFT, RIGHT, seed=0))
 
 
 def foil_columns(similarity: np.ndarray, *, n_foils: int, seed: int = 0) -> list[set[int]]:
@@ -95,6 +96,24 @@ def test_semi_hard_foils_are_filled_up_from_nearest_above():
     assert foils[3] == {0, 1, 2}
 
 
+def test_scores_equal_to_the_truth_are_not_below_it():
+    """Left 0: truth 5, right 1 the same, rights 2 to 4 within half of it below, all others above.
+
+    Two foils come from the three below; never from right 1, though it is nearest.
+    """
+    similarity = np.tile([5, 5, 4.9, 4.7, 4.5, 6, 7, 8, 9, 9.5], (10, 1))
+    drawn = [foil_columns(similarity, n_foils=2, seed=seed)[0] for seed in range(40)]
+    assert set().union(*drawn) == {2, 3, 4}
+
+
+def test_foils_do_not_depend_on_how_the_similarity_lies_in_memory():
+    similarity = np.random.default_rng(0).random((10, 10), np.float32)
+    expected = foil_columns(similarity, n_foils=3)
+    for view in (similarity.astype(float), np.asfortranarray(similarity), np.repeat(similarity, 2, axis=0)[::2]):
+        view.flags.writeable = False
+        assert foil_columns(view, n_foils=3) == expected
+
+
 def test_equal_scores_are_drawn_from_evenly():
     """Constant similarity: all foils are as near, so over 60 seeds left 0 meets all nine others."""
     drawn = [foil_columns(np.zeros((10, 10)), n_foils=1, seed=seed)[0] for seed in range(60)]
@@ -111,6 +130,7 @@ def test_equal_scores_are_drawn_from_evenly():
         (LEFT[:29], RIGHT, {}, "29 left and 30 right ids"),
         (LEFT, RIGHT, {"similarity": np.zeros((30, 29))}, r"similarity is \(30, 29\)"),
         (LEFT, RIGHT, {"similarity": np.diag([0] * 8 + [np.nan] * 22)}, "similarity row 8 holds NaN"),
+        (LEFT, RIGHT, {"similarity": np.diag([0] * 8 + [-np.inf] * 22)}, "similarity row 8 holds NaN or infinite"),
     ],
 )
 def test_impossible_tables_are_refused(left, right, options, message):

@@ -93,12 +93,57 @@ def test_lists_hold_the_truth_once_and_are_drawn_evenly():
         draw_candidates(19, np.random.default_rng(0))
 
 
+def test_a_list_as_long_as_the_gallery_holds_all_of_it():
+    candidates, truth = draw_candidates(20, np.random.default_rng(0))
+    assert (np.sort(candidates) == np.arange(20)).all()
+    assert (candidates[np.arange(20), truth] == np.arange(20)).all()
+
+
 def test_temperature_of_planted_scores_is_known():
     """Log-likelihood ratios have temperature 1; the same times 7 have 7."""
     blocks = [planted(300, 2.0, seed=seed) for seed in range(3)]
     temperature = calibrated_temperature(blocks)
     assert temperature == pytest.approx(1, abs=0.15)
     assert calibrated_temperature([7 * S for S in blocks]) == pytest.approx(7 * temperature, rel=1e-3)
+
+
+def test_temperature_of_scores_of_any_type():
+    """Whole numbers of one byte have no negative differences: they are compared as float64."""
+    S = np.clip(planted(60, 2.0, seed=0) + 10, 0, 20).round()
+    expected = calibrated_temperature([S])
+    assert calibrated_temperature([S.astype(np.uint8)]) == expected
+    assert calibrated_temperature([S.astype(np.float32)]) == expected
+    assert calibrated_temperature([S], seed=0) == expected != calibrated_temperature([S], seed=1)
+
+
+def test_small_folds_take_smaller_lists():
+    """Two folds of six pairs, lists of four; truths one above all foils are always solved, at any temperature."""
+    table = cross_validate_one_to_one([np.eye(6), np.eye(6)], two_folds(12), alone, n_candidates=4)
+    assert (table[["gallery", "rank", "top1", "top2"]].to_numpy() == [4, 1, 1, 1]).all()
+
+
+def test_one_seed_draws_the_lists_of_temperature_and_decoding():
+    """Seed 3: the first fold is decoded on the first lists of seed 3, divided by the other fold's temperature.
+
+    Without a word 20 sets of lists are drawn in each fold, by seed 0.
+    """
+    seen = []
+
+    def decode(scores, candidates, *, n_right):
+        seen.append(scores)
+        return scores
+
+    first, second = planted(30, 2.0, seed=0), planted(30, 2.0, seed=1)
+    folds = two_folds(60)
+    cross_validate_one_to_one([first, second], folds, decode, n_draws=1, seed=3)
+    candidates, _ = draw_candidates(30, np.random.default_rng(3))
+    scaled = first / calibrated_temperature([second], seed=3)
+    np.testing.assert_allclose(seen[0], np.take_along_axis(scaled, candidates, axis=1))
+    seen.clear()
+    table = cross_validate_one_to_one([first, second], folds, decode)
+    assert len(seen) == 2 * 20
+    assert table.equals(cross_validate_one_to_one([first, second], folds, alone, n_draws=20, seed=0))
+    assert solved_one_to_one(first, alone).equals(solved_one_to_one(first, alone, n_draws=20, seed=0))
 
 
 def test_every_draw_counts_and_seeds_repeat():
@@ -148,5 +193,5 @@ def test_a_folds_own_truth_does_not_set_its_temperature(monkeypatch):
     blocks = [planted(30, 2.0, seed=seed) for seed in (0, 1)]
     cross_validate_one_to_one(blocks, two_folds(60), alone, n_draws=1)
     assert asked[0][0] is blocks[1] and asked[1][0] is blocks[0] and len(asked[0]) == len(asked[1]) == 1
-    with pytest.raises(ValueError, match="pass two or more"):
+    with pytest.raises(ValueError, match=r"^one fold alone .* pass two or more$"):
         cross_validate_one_to_one(blocks[:1], [(np.array([], int), np.arange(30))], alone)

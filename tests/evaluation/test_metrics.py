@@ -62,6 +62,7 @@ def test_expected_solved_by_hand():
     match = np.zeros(3, int)
     np.testing.assert_allclose(expected_solved(S, match, k=1, n_candidates=3), [1 / 3, 0, 1 / 6], atol=1e-12)
     np.testing.assert_allclose(expected_solved(S, match, k=2, n_candidates=3), [1, 2 / 3, 5 / 6], atol=1e-12)
+    np.testing.assert_allclose(expected_solved(S, match, n_candidates=3), [1, 2 / 3, 5 / 6], atol=1e-12)  # k is 2
 
 
 @pytest.mark.parametrize("k", [1, 2, 3])
@@ -142,6 +143,40 @@ def test_table_per_left():
 def test_mean_of_a_constant_is_the_constant(n):
     """NumPy's own mean of three 0.1 is 0.10000000000000002."""
     assert [mean(np.full(n, value)) for value in (0.1, 0.05, 0.35)] == [0.1, 0.05, 0.35]
+
+
+# --- numerics
+
+
+def test_identical_images_share_their_places():
+    """Rights 0 and 1 are one picture, truths of lefts 0 and 1: each is first in half of the orders, second else."""
+    S = np.array([[5, 5, 1], [5, 5, 1], [0, 0, 9]])
+    table = per_left(S, np.arange(3), n_candidates=3)
+    assert table.to_numpy().tolist() == [[3, 1.5, 0.5, 1], [3, 1.5, 0.5, 1], [3, 1, 1, 1]]
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_metrics_do_not_depend_on_type_or_memory(ties):
+    """Float32, whole numbers, column order, every second row, read-only, lists: the same table."""
+    S, match = (8 * random_scores(25, ties=ties)).round().astype(np.float32), np.arange(25)
+    expected = per_left(S, match)
+    views = [S.astype(float), S.astype(np.int8), np.asfortranarray(S), np.repeat(S, 2, axis=0)[::2]]
+    for view in views:
+        view.flags.writeable = False
+        assert per_left(view, match.astype(np.uint8)).equals(expected)
+    assert per_left(S.tolist(), match.tolist()).equals(expected)
+
+
+def test_means_are_taken_in_float64():
+    """10⁸ and 10⁸ + 8 are neighbours in float32; their mean lies between."""
+    assert mean(np.array([1e8, 1e8 + 8], np.float32)) == 1e8 + 4
+
+
+def test_one_left_and_one_candidate():
+    """A list of one holds the truth alone; a list of two its only foil, which is better here."""
+    assert topk_accuracy([[0.3]], [0], k=1) == expected_topk([[0.3]], [0], k=1, n_candidates=1) == 1
+    assert mid_rank([[0.3]], [0]).tolist() == [1]
+    assert expected_topk([[0, 1]], [0], k=1, n_candidates=2) == 0
 
 
 # --- errors

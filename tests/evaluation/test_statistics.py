@@ -28,6 +28,8 @@ def test_interval_is_repeatable():
     values = np.random.default_rng(0).random(50)
     assert bootstrap_interval(values, seed=3) == bootstrap_interval(values, seed=3)
     assert bootstrap_interval(values, seed=3) != bootstrap_interval(values, seed=4)
+    assert bootstrap_interval(values) == bootstrap_interval(values, n_resamples=10_000, seed=0)
+    assert bootstrap_interval(values) != bootstrap_interval(values, n_resamples=100)
 
 
 def test_interval_covers_the_true_mean():
@@ -92,6 +94,25 @@ def test_paired_test_sees_a_shift_and_its_direction():
     assert paired_test(worse, better).difference == pytest.approx(-result.difference)
 
 
+def test_the_interval_of_a_paired_test_is_that_of_the_differences():
+    """The seed decides it, and the random flips; without a word it is 0."""
+    a, b = np.random.default_rng(0).standard_normal((2, 30))
+    result = paired_test(a, b, n_resamples=500, seed=1)
+    assert result.interval95 == bootstrap_interval(a - b, seed=1)
+    assert result == paired_test(a, b, n_resamples=500, seed=1) != paired_test(a, b, n_resamples=500, seed=2)
+    assert paired_test(a, b) == paired_test(a, b, n_resamples=10_000, seed=0)
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.int64, np.float32])
+def test_solved_or_not_may_have_any_type(dtype):
+    """Nothing wraps around below zero: 0 − 1 is −1. Every second row of a read-only array is as good as any."""
+    a, b = np.array([0, 0, 1, 0], dtype), np.repeat(np.array([1, 0, 1, 1], dtype), 2)[::2]
+    a.flags.writeable = b.flags.writeable = False
+    assert paired_test(a, b) == paired_test([0, 0, 1, 0], [1, 0, 1, 1])
+    assert paired_test(a, b).difference == -0.5
+    assert bootstrap_interval(b) == bootstrap_interval([1, 0, 1, 1])
+
+
 def test_paired_p_value_is_uniform_without_a_shift():
     """80 pairs of alike methods: p < 1/2 in 40 ± 4.5 of them, p < 0.05 in 4 ± 2; bounds at 4 sigma."""
     rng = np.random.default_rng(0)
@@ -113,6 +134,8 @@ def test_values_are_checked():
             paired_test(np.array([0, bad]), np.zeros(2))
         with pytest.raises(ValueError, match="finite"):
             bootstrap_interval([0, bad])
+    with pytest.raises(ValueError, match="two or more"):
+        bootstrap_interval([1])
     with pytest.raises(ValueError, match=r"one per left, got shape \(2, 2\)"):
         bootstrap_interval(np.zeros((2, 2)))
 

@@ -9,7 +9,7 @@ from conftest import Vectors, values
 from tll_utils.data.pairs import Pairs
 from tll_utils.evaluation.metrics import expected_topk
 from tll_utils.methods.base import Method
-from tll_utils.methods.fusion import PENALTY, Gated, LearnedFusion, fit_weights
+from tll_utils.methods.fusion import PENALTY, Column, Gated, LearnedFusion, fit_weights
 
 NAN = np.nan
 
@@ -29,16 +29,17 @@ class Table(Method):
 
 
 class Halves(BaseEstimator):
-    """Group of an image: its number divided by `size`, whole."""
+    """Group of an image: its number divided by `size`, whole, and never more groups than training pairs."""
 
     def __init__(self, size):
         self.size = size
 
     def fit(self, train):
+        self.greatest_ = len(train) - 1
         return self
 
     def predict(self, left):
-        return left.values[:, 0].astype(int) // self.size
+        return np.minimum(left.values[:, 0].astype(int) // self.size, self.greatest_)
 
 
 def numbers(start, stop):
@@ -80,6 +81,7 @@ def test_gated_columns_by_hand():
     assert S.where.tolist() == both.S.tolist() == [[True, False, True], [False, False, False]]
     assert only_right.S.tolist() == [[False, False, False], [True, False, True]]
     assert [part.is_constant for part in (S, both, only_right)] == [False, True, True]
+    assert S.S.dtype == np.float32
 
 
 def test_each_side_is_centred_on_those_that_have_the_feature():
@@ -88,9 +90,20 @@ def test_each_side_is_centred_on_those_that_have_the_feature():
     np.testing.assert_allclose(gated.columns(column(0), column(3))[0].S, [[-0.5]])
 
 
+def test_every_feature_is_centred_by_itself():
+    """Means (1, 20) of the left and (0, 0) of the right: (1, 20) becomes (0, 0), which is 5 from (3, 4)."""
+    gated = Gated(values).fit(Pairs(Vectors([[0, 10], [2, 30]]), Vectors([[0, 0], [0, 0]])))
+    np.testing.assert_allclose(gated.columns(Vectors([[1, 20]]), Vectors([[3, 4]]))[0].S, [[-5]])
+
+
 def test_a_feature_no_training_image_has_is_compared_uncentred():
-    gated = Gated(values).fit(Pairs(column(NAN, NAN), column(NAN, NAN)))
-    np.testing.assert_allclose(gated.columns(column(1), column(5))[0].S, [[-4]])
+    """Its column cannot be standardised by training scores, so it keeps its values."""
+    train = Pairs(column(NAN, NAN), column(NAN, NAN))
+    gated = Gated(values).fit(train)
+    S = gated.columns(column(1), column(5))[0]
+    np.testing.assert_allclose(S.S, [[-4]])
+    scale = gated.columns(train.left, train.right)[0].scale()
+    np.testing.assert_allclose(S.standardised(scale), [[-4]])
 
 
 def test_a_column_is_standardised_where_it_counts():
@@ -100,6 +113,20 @@ def test_a_column_is_standardised_where_it_counts():
     S, both, _ = gated.columns(column(0), column(2, NAN, 4))
     np.testing.assert_allclose(S.standardised(S.scale()), [[1, 0, -1]])
     np.testing.assert_allclose(both.standardised(both.scale()), [[1, 0, 1]])
+
+
+def test_scale_by_hand():
+    """1 and 5: mean 3, deviation 2. A single value, or one value everywhere, has no deviation to divide by."""
+    S = Column(np.array([[1, 5]]))
+    assert S.scale() == (3, 2)
+    np.testing.assert_array_equal(S.standardised((3, 2)), [[-1, 1]])
+    assert S.standardised((3, 2)).dtype == np.float32
+    assert Column(np.array([[7]])).scale() == Column(np.full((2, 3), 7, np.float32)).scale() == (7, 1)
+
+
+def test_scale_of_scores_far_from_zero():
+    """10⁸ and 10⁸ + 8 are neighbours in float32: their mean and deviation need float64."""
+    assert Column(np.array([[1e8, 1e8 + 8]], np.float32)).scale() == (1e8 + 4, 4)
 
 
 def test_a_feature_of_no_image_changes_nothing():
@@ -167,8 +194,17 @@ def test_too_few_pairs_to_learn_from_count_every_member_once(n):
     gated = Gated(lambda images: np.where(images.values % 2 == 0, images.values, NAN))
     fusion = LearnedFusion([Table(noisy(n, 0, 1)), gated], groups=Halves(10)).fit(pairs(0, n))
     assert fusion.weights_[:4].tolist() == [1, 1, 0, 0] and not fusion.weights_[4:].any()
+    assert fusion.weights_.dtype == float
     S = fusion.scores(numbers(0, n), numbers(0, n))
     assert np.isfinite(S).all() and S.dtype == np.float32
+
+
+def test_members_that_say_nothing_give_constant_scores():
+    """The same score for all, in training and after: no NaN, and constant scores are chance."""
+    train = pairs(0, 30)
+    S = LearnedFusion([Table(np.full((30, 30), 0.1))]).fit(train).scores(train.left, train.right)
+    assert np.isfinite(S).all() and np.ptp(S) == 0
+    assert expected_topk(S, np.arange(30)) == 0.1
 
 
 # --- mixtures -------------------------------------------------------------------

@@ -203,6 +203,12 @@ def test_local_scaling_of_a_right_in_few_lists():
     np.testing.assert_allclose(local_scaling(scores, candidates, n_right=3, k=2), expected)
 
 
+def test_local_scaling_takes_ten_nearest_unless_told():
+    scores, candidates, _ = lists_of(planted(40, 1.5, seed=3))
+    default, ten = (local_scaling(scores, candidates, n_right=40, **k) for k in ({}, {"k": 10}))
+    np.testing.assert_array_equal(default, ten)
+
+
 @pytest.mark.parametrize("decode", TOGETHER)
 def test_constant_scores_are_exactly_chance_where_lists_say_nothing(decode):
     """Each right in 20 of 50 lists, lists i … i + 19: nothing tells the candidates apart, top-2 is 2 / 20."""
@@ -225,6 +231,45 @@ def test_order_of_lefts_rights_and_candidates_does_not_matter(decode):
     lefts, rights, places = (rng.permutation(n) for n in (40, 40, 20))
     shuffled = decode(scores[lefts][:, places], rights[candidates[lefts][:, places]], n_right=40)
     np.testing.assert_allclose(shuffled, decode(scores, candidates, n_right=40)[lefts][:, places], atol=1e-6)
+
+
+@pytest.mark.parametrize("decode", TOGETHER)
+def test_only_differences_of_scores_matter(decode):
+    """With as many rights as lefts every matching has 40 scores, so 1,000 less for each changes nothing."""
+    scores, candidates, _ = lists_of(planted(40, 1.5, seed=3))
+    moved = decode(scores - 1000, candidates, n_right=40)
+    np.testing.assert_allclose(moved, decode(scores, candidates, n_right=40), atol=1e-6)
+
+
+@pytest.mark.parametrize("decode", TOGETHER)
+def test_decoding_does_not_depend_on_how_arrays_lie_in_memory(decode):
+    """Float32, column order, every second row and read-only: the same answers, inputs unchanged."""
+    scores, candidates, _ = lists_of(planted(40, 1.5, seed=3).astype(np.float32))
+    expected = decode(scores, candidates, n_right=40)
+    assert expected.dtype == np.float64
+    for change in (lambda x: x.astype(x.dtype.kind + "8"), np.asfortranarray, lambda x: np.repeat(x, 2, axis=0)[::2]):
+        views = change(scores), change(candidates)
+        for view, original in zip(views, (scores, candidates), strict=True):
+            view.flags.writeable = False
+            np.testing.assert_array_equal(view, original)
+        np.testing.assert_allclose(decode(*views, n_right=40), expected, atol=1e-8)
+
+
+@pytest.mark.parametrize("decode", TOGETHER)
+def test_a_single_query_keeps_its_order(decode):
+    """Nobody competes for its candidates: the best stays best, and equal ones stay equal."""
+    scores = np.array([[1.0, 3, 3, 2]])
+    decoded = decode(scores, np.array([[5, 0, 2, 3]]), n_right=6)
+    np.testing.assert_allclose(np.diff(decoded[0, [0, 3, 1, 2]]) > 1e-3, [True, True, False])
+    np.testing.assert_allclose(decoded[0, 1], decoded[0, 2])
+
+
+@pytest.mark.parametrize("decode", TOGETHER)
+def test_the_same_query_twice_gets_the_same_answer_twice(decode):
+    """Lefts 0 and 1 are one picture, asked with one list."""
+    S = np.array([[4.0, 3, 0, 1], [4.0, 3, 0, 1], [0, 0, 4, 1], [0, 0, 1, 4]])
+    decoded = decode(*everything(S), n_right=4)
+    np.testing.assert_allclose(decoded[0], decoded[1], atol=1e-6)
 
 
 @pytest.mark.parametrize("decode", ONE_TO_ONE)
@@ -254,6 +299,7 @@ def test_same_picture_under_two_ids_stays_among_the_best_two(decode):
     np.testing.assert_allclose(solved_on_candidates(decoded.round(2), np.arange(4)), 1)
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("decode", TOGETHER)
 @pytest.mark.parametrize("scale", [0.0, 1e-8, 1e5])
 def test_any_scale_and_graphs_without_a_matching_give_finite_scores(decode, scale):
@@ -268,6 +314,7 @@ def test_any_scale_and_graphs_without_a_matching_give_finite_scores(decode, scal
     [
         (np.zeros((2, 2)), np.zeros((2, 3), int), 5, r"\(2, 2\) and candidates \(2, 3\)"),
         (np.array([[0, np.nan]]), np.array([[0, 1]]), 2, "row 0, column 1: the score is nan"),
+        (np.array([[0, -np.inf]]), np.array([[0, 1]]), 2, "row 0, column 1: the score is -inf"),
         (np.zeros((1, 2)), np.array([[0, 2]]), 2, "columns 0 … 2, there are 2 rights"),
         (np.zeros((2, 2)), np.array([[0, 1], [1, 1]]), 2, "row 1 lists a candidate twice"),
         (np.zeros((3, 2)), np.tile([0, 1], (3, 1)), 2, "3 lefts cannot have 2 rights"),

@@ -172,7 +172,7 @@ def decode_with_conversions(data: bytes, name: str) -> tuple[np.ndarray, list[st
 
 def costly(image: Image.Image, n_scans: int) -> str:
     """Why an opened file, however small, would take minutes or gigabytes to decode; empty if it would not."""
-    if image.tile and image.tile[0][0] == "bmp_rle":  # which Pillow decodes in Python, byte by byte
+    if "bmp_rle" in str(getattr(image, "tile", "")):  # which Pillow decodes in Python, byte by byte
         return "a BMP compressed by run lengths — save it as JPEG or PNG"
     tile = [getattr(image, "tag_v2", {}).get(tag, 0) for tag in (322, 323)]  # of a TIFF; each is decoded whole
     if tile[0] * tile[1] > MAX_PIXELS:

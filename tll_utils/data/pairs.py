@@ -61,7 +61,7 @@ def pair_table(
         raise ValueError(f"similarity row {bad.argmax()} holds NaN or infinite scores: fix the method that made it")
     foils = [_foils(row, n, n_foils, rng, similarity) for row in range(n)]
     rights = np.column_stack([np.arange(n), foils]).ravel()
-    left, right = pd.Index(left_ids, dtype=str).repeat(1 + n_foils), pd.Index(right_ids, dtype=str)[rights]
+    left, right = pd.Index(left_ids).repeat(1 + n_foils), pd.Index(right_ids)[rights]
     return pd.DataFrame({"left": left, "right": right, "label": np.tile([1] + [0] * n_foils, n)})
 
 

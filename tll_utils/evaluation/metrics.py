@@ -47,7 +47,7 @@ def expected_solved(
         wrong = f"a list of {n_candidates} candidates cannot be drawn from a gallery of {n_foils + 1}"
         raise ValueError(f"{wrong}: pass n_candidates={n_foils + 1} or smaller, or use fewer folds")
     _check_k(k, n_candidates)
-    chance = hypergeom.cdf(k - 1, n_foils, np.arange(n_foils + 1), drawn)
+    chance = hypergeom.cdf(k - 1, max(n_foils, 1), np.arange(n_foils + 1), drawn)  # of none it is NaN
     return _mean_over_ties(chance, better, tied).round(DECIMALS)
 
 

@@ -119,7 +119,7 @@ class BipartiteGraph:
 
     def __init__(self, candidates: np.ndarray, n_right: int):
         rights = candidates.ravel()
-        degree = np.bincount(rights, minlength=n_right)
+        degree = np.bincount(rights)
         order = np.argsort(rights, kind="stable")
         number = np.empty_like(order)
         number[order] = np.arange(rights.size) - np.repeat(np.cumsum(degree) - degree, degree)
@@ -164,7 +164,7 @@ def _distances(costs: np.ndarray, displaced: np.ndarray) -> np.ndarray:
     moves, number = np.unique(start * (n + 1) + end, return_inverse=True)
     cheapest = np.full(len(moves), np.inf)  # several places may be free
     np.minimum.at(cheapest, number, np.append(costs, np.zeros(n)))
-    return johnson(coo_array((cheapest, np.divmod(moves, n + 1)), shape=(n + 1, n + 1)).tocsr())
+    return johnson(coo_array((cheapest, np.divmod(moves, n + 1))).tocsr())
 
 
 def _checked(scores: np.ndarray, candidates: np.ndarray, n_right: int) -> tuple[np.ndarray, BipartiteGraph]:

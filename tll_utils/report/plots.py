@@ -104,7 +104,7 @@ def training_curves(axes: Sequence[Axes], history: pd.DataFrame) -> None:
         ax.plot(history["epoch"], history[f"val_{measure}"], color=REPORT, marker=".", label="validation")
         ax.axvline(best, color="#999", linestyle=":", linewidth=1)
         ax.set(xlabel="epoch", ylabel=labels[measure])
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.locator_params(axis="x", integer=True)
     axes[-1].axhline(CHANCE, color="#777", linestyle="--", linewidth=1)
     axes[-1].set_ylim(0, 1.02)
     axes[-2].legend()
