@@ -1,11 +1,14 @@
 """The project's own files agree with each other: commands, lock, environment, README."""
 
+import json
 import re
 import shutil
 import subprocess
+import tomllib
 
 import numpy as np
 import pytest
+import yaml
 
 from conftest import encoded, picture
 from scripts.recording import readme_table
@@ -78,6 +81,46 @@ def small_network() -> backbones.Backbone:
         return Network(keras.layers.Identity(), image, {"stage4": keras.layers.Conv2D(4, 9, 9)(image)})
 
     return backbones.Backbone("small", ("stage4",), (245, 200), "float32", load, 0)
+
+
+# --- places where people work ---------------------------------------------------
+
+
+def test_the_workflow_tests_every_supported_python_by_commands_that_exist():
+    """It was never run by us: what can be checked here is that it asks for what there is."""
+    jobs = yaml.safe_load(read(".github/workflows/ci.yml"))["jobs"]
+    [pythons] = re.findall(r"^PYTHONS := (.*)$", read("Makefile"), re.MULTILINE)
+    assert set(jobs["linux"]["strategy"]["matrix"]["python"]) == set(pythons.split())
+    commands = [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]
+    targets = set(re.findall(r"^([a-z-]+):", read("Makefile"), re.MULTILINE))
+    assert {command.split()[1] for command in commands if command.startswith("make")} <= targets
+    project = tomllib.loads(read("pyproject.toml"))
+    [extras] = {extra for command in commands for extra in re.findall(r"\.\[([a-z,]+)\]", command)}
+    assert set(extras.split(",")) <= set(project["project"]["optional-dependencies"])
+
+
+def test_containers_have_a_supported_python_and_set_up_by_the_makefile():
+    container = json.loads(read(".devcontainer/devcontainer.json"))
+    assert container["postCreateCommand"].removeprefix("make ") in read("Makefile")
+    assert container["image"].split(":")[1] == read(".binder/runtime.txt").strip().removeprefix("python-") == "3.12"
+
+
+def test_hooks_are_of_the_locked_version():
+    [hooks] = yaml.safe_load(read(".pre-commit-config.yaml"))["repos"]
+    assert f"ruff=={hooks['rev'].removeprefix('v')} " in read("requirements.txt")
+
+
+def test_citation_agrees_with_the_project():
+    citation, project = yaml.safe_load(read("CITATION.cff")), tomllib.loads(read("pyproject.toml"))["project"]
+    assert (citation["version"], citation["license"]) == (project["version"], project["license"])
+
+
+def test_the_checkout_is_small():
+    """Without .git: 25 MB in all, of which all notebooks have 4."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, encoding="utf-8", check=True)
+    sizes = {name: (ROOT / name).stat().st_size for name in listed.stdout.split("\0")[:-1] if (ROOT / name).exists()}
+    assert sum(sizes.values()) <= 25e6
+    assert sum(size for name, size in sizes.items() if name.endswith(".ipynb")) <= 4e6
 
 
 # --- the README's commands ------------------------------------------------------
