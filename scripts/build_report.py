@@ -56,6 +56,7 @@ def run_notebook(path: Path) -> nbformat.NotebookNode:
         kernel_name="python3",
         extra_arguments=["--log-level=ERROR"],  # its kernel warns of connections that stay on this machine
         record_timing=False,
+        store_widget_state=False,
         resources={"metadata": {"path": str(path.parent)}},
     )
     number, name = 0, f"of {len(notebook.cells)} in {path.name}"

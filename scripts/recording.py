@@ -13,7 +13,7 @@ import pandas as pd
 
 from tll_utils.data.dataset import Dataset
 from tll_utils.evaluation.statistics import summarise
-from tll_utils.methods.registry import get_entry
+from tll_utils.methods.registry import FACE_FOUND, SubCategories, get_entry
 from tll_utils.report.experiments import EXPERIMENTS
 from tll_utils.report.results import interval_text, published_results, recorded_methods, results_dir
 from tll_utils.runtime import keras, project_root, write_text
@@ -36,6 +36,23 @@ FAMILIES = (  # rows of the README: what they are called, the report's best of t
     ("… the other queries' candidates known", None, "best, CSLS"),
     ("… all queries answered together", None, "best, belief propagation"),
 )  # fmt: skip
+
+
+def found_table(dataset: Dataset) -> pd.DataFrame:
+    """left (id), left_face, right_face (bool) of every training pair: what is recorded of faces, no descriptor."""
+    left, right = (FACE_FOUND(side)[:, 0] > 0 for side in (dataset.train.left, dataset.train.right))
+    return pd.DataFrame({"left": dataset.train.left.ids, "left_face": left, "right_face": right})
+
+
+def groups_table(dataset: Dataset) -> pd.DataFrame:
+    """left (id), group of every training left, such as "A, no face"."""
+    lefts = dataset.train.left
+    groups = SubCategories().fit(dataset.train).predict(lefts)
+    names = [f"{'ABC'[group // 2]}, {('no face', 'face')[group % 2]}" for group in groups]
+    return pd.DataFrame({"left": lefts.ids, "group": names})
+
+
+TABLES = {"face_fusion": {"faces": found_table}, "sub_categories": {"groups": groups_table}}  # beside the results
 METHOD_FIELDS = (
     "name", "report_top2", "expected_top2", "interval95", "expected_top1", "task", "border_neutral", "split",
     "n_left", "seconds", "notes",

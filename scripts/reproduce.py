@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator, clone
 
-from scripts.recording import method_row, record, update_readme
+from scripts.recording import TABLES, method_row, record, update_readme
 from tll_utils.data.dataset import Dataset, DatasetError, load_dataset
 from tll_utils.data.folds import Rows
 from tll_utils.data.pairs import Pairs, pair_table
@@ -116,7 +116,8 @@ def record_experiment(name: str, dataset: Dataset) -> None:
             histories[row.title] = _history(scores)
         write()
         print(f"{rows[-1]['expected_top2']:.3f} {rows[-1]['interval95']} {row.title}, {seconds:.0f} s", flush=True)
-    write(tables={table: make(dataset) for table, make in experiment.tables.items()})  # last: no method pays for them
+    beside = {table: make(dataset) for table, make in TABLES.get(name, {}).items()}  # last: no method pays for them
+    write(tables=beside)
 
 
 def _measured(row: Row, scores: FoldScores, folds: list[Rows], experiment: Experiment) -> tuple[pd.DataFrame, float]:

@@ -11,17 +11,12 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=["similarity"],
     submod_attrs={
-        "data.dataset": ["load_dataset"],
-        "data.folds": ["headline_folds"],
-        "data.pairs": ["pair_table"],
+        "data.dataset": ["load_dataset"], "data.folds": ["headline_folds"], "data.pairs": ["pair_table"],
         "evaluation.metrics": ["expected_topk", "topk_accuracy"],
         "evaluation.statistics": ["bootstrap_interval", "paired_test"],
-        "features.backbones": ["backbone"],
-        "features.catalogue": ["Features"],
-        "features.embedding": ["embed"],
+        "features.backbones": ["backbone"], "features.catalogue": ["Features"], "features.embedding": ["embed"],
         "methods.registry": ["METHODS", "get_entry", "get_method"],
-        "report.experiments": ["EXPERIMENTS", "measure", "run_methods"],
-        "report": ["plots", "results"],
-        "search.saving": ["load", "save"],
+        "report.experiments": ["EXPERIMENTS", "run_methods"],
+        "report": ["plots", "results"], "search.saving": ["load", "save"],
     },
-)
+)  # fmt: skip

@@ -46,7 +46,7 @@ EDITS = {
     "byte-order mark": lambda text, one: text.encode("utf-8-sig"),
     "two marks": lambda text, one: b"\xef\xbb\xbf" + text.encode("utf-8-sig"),
     "UTF-16": lambda text, one: text.encode("utf-16"),
-    "cp1252": lambda text, one: change_id(text, one, f"{one}é").encode("cp1252"),
+    "cp1252": lambda text, one: change_id(text, one, f"{one}é").encode("cp1252", "replace"),
     "unicode": lambda text, one: change_id(text, one, f"{one}é").encode(),
     "NUL": lambda text, one: change_id(text, one, f"{one}\0").encode(),
     "CRLF": lambda text, one: text.replace("\n", "\r\n").encode(),

@@ -1,20 +1,29 @@
 """Methods on embeddings whose scores are known by hand."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from sklearn.base import clone
 
 from conftest import Vectors, values
+from tll_utils.data.dataset import load_dataset
+from tll_utils.data.images import Images
 from tll_utils.data.pairs import Pairs
+from tll_utils.features.catalogue import Features
+from tll_utils.methods import base
 from tll_utils.methods.base import (
     BorderNeutral,
     Method,
     SelectOnTrain,
+    SelfTrained,
     Similarity,
     WeightedSum,
     out_of_fold,
     weighted_sum,
 )
+from tll_utils.runtime import project_root
 
 
 class Table(Method):
@@ -177,3 +186,56 @@ def test_out_of_fold_has_the_truth_on_the_diagonal():
     S = np.arange(9).reshape(3, 3)
     blocks = out_of_fold(Table(S), pairs(0, 3), [(np.array([1]), np.array([2, 0]))])
     assert blocks[0].tolist() == [[8, 6], [2, 0]]
+
+
+# --- self-training --------------------------------------------------------------
+
+
+@pytest.fixture
+def lists(sample, monkeypatch):
+    """The sample's test lists, the third of which asks for a training image, in place of a data set's."""
+    dataset = load_dataset(project_root() / "data" / "sample")
+    test = dataset.test
+    files = list(test.left.files)
+    files[2] = sample.left.files[5]
+    changed = replace(dataset, test=replace(test, left=Images(test.left.ids, files)))
+    monkeypatch.setattr(base, "load_dataset", lambda: changed)
+    return changed.test
+
+
+def test_self_training_adds_sure_answers_and_no_near_duplicates(sample, lists, monkeypatch):
+    """Most answers are the truths; the query that is a training image is not asked, whatever its answer."""
+    fitted = []
+    fit = Similarity.fit
+    monkeypatch.setattr(Similarity, "fit", lambda self, train: fitted.append(train) or fit(self, train))
+    sharp = WeightedSum([Similarity(Features("hog"))], [40])  # forty pairs are too few to calibrate
+    method = SelfTrained(sharp).fit(sample.take(range(40)))
+    assert [len(train) for train in fitted] == [40, 40 + method.n_answers_] and method.n_answers_ >= 10
+    train, n = fitted[1], len(sample)
+    assert train.left.rows[:40].tolist() == train.right.rows[:40].tolist() == list(range(40))
+    asked, answers = train.left.rows[40:] - n, train.right.rows[40:] - n
+    assert 2 not in asked and len(set(answers)) == len(answers)
+    assert np.mean(lists.match[asked] == answers) > 0.5
+    S = method.scores(sample.left.take(range(40, 60)), sample.right.take(range(40, 64)))
+    assert S.shape == (20, 24) and np.isfinite(S).all()
+
+
+def test_self_training_sees_unlabelled_images_in_the_view_of_the_training_images(sample, lists, monkeypatch):
+    seen = []
+    fit = Similarity.fit
+    monkeypatch.setattr(Similarity, "fit", lambda self, train: seen.append(train.left.view) or fit(self, train))
+    BorderNeutral(SelfTrained(Similarity(Features("hog")))).fit(sample.take(range(40)))
+    assert seen == ["border-neutral"] * 2
+
+
+def test_without_lists_nothing_is_added(sample, lists, monkeypatch):
+    none = replace(lists, left=lists.left.take(np.arange(0)), candidates=lists.candidates[:0], match=None)
+    monkeypatch.setattr(base, "load_dataset", lambda: SimpleNamespace(test=none))
+    assert SelfTrained(Similarity(Features("hog"))).fit(sample.take(range(40))).n_answers_ == 0
+
+
+def test_sure_answers_have_positive_log_odds_and_each_right_once():
+    """Lefts 0 and 1 both want right 0, and left 0 more; left 2 cannot choose between rights 2 and 3."""
+    S = np.array([[9, 0, 0, 0], [6, 5, 0, 0], [0, 0, 1, 1]], float)
+    rows, columns = base.sure_answers(Table(S), numbers(0, 3), numbers(0, 4), np.tile(np.arange(4), (3, 1)))
+    assert dict(zip(rows, columns, strict=True)) == {0: 0, 1: 1}

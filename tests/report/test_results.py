@@ -123,7 +123,7 @@ def test_no_file_lies_about_that_no_experiment_recorded():
     expected = {"pair_table.csv", "published.csv"} | {f"{name}.json" for name in RECORDED}
     for name in RECORDED:
         expected |= set(results.load_results(name)["files"].values())
-        expected |= {f"{name}_{table}.csv" for table in EXPERIMENTS[name].tables}
+        expected |= {f"{name}_{table}.csv" for table in recording.TABLES.get(name, {})}
     assert {path.name for path in results.results_dir().iterdir()} == expected
 
 

@@ -196,7 +196,8 @@ def test_decoded_methods_are_fitted_once_and_recorded_per_task(sample, toy):
 
 def test_tables_are_recorded_beside_the_results(sample, toy, monkeypatch):
     table = pd.DataFrame({"left": ["a"], "group": ["A"]})
-    monkeypatch.setitem(EXPERIMENTS, "toy", Experiment(5, ("one",), tables={"groups": lambda dataset: table}))
+    monkeypatch.setitem(EXPERIMENTS, "toy", Experiment(5, ("one",)))
+    monkeypatch.setitem(recording.TABLES, "toy", {"groups": lambda dataset: table})
     reproduce.record_experiment("toy", sample)
     pd.testing.assert_frame_equal(results.load_table("toy", "groups"), table)
     assert results.load_results("toy")["files"]["groups"] == "toy_groups.csv"

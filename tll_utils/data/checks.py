@@ -119,7 +119,8 @@ def read_table(file: File, columns: list[str], problems: list[Problem], *, exact
         if any(row := rows.pop(line)):  # a blank line has no value
             what = f"{len(row)} values for {len(header)} columns — complete or delete it"
             problems.append(("broken rows", f"{file.name} line {line}: {what}"))
-    return pd.DataFrame.from_dict(rows, orient="index", columns=header, dtype=str)[columns if exactly else header]
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=header, dtype=str)
+    return table[columns] if exactly else table
 
 
 def _first_lines(table: pd.DataFrame, columns: list[str]) -> dict[str, int]:

@@ -95,6 +95,11 @@ class Images(Sequence):
         """The same images flipped left to right; mirrored twice they are unflipped."""
         return self._changed(is_mirrored=not self.is_mirrored)
 
+    def joined(self, other: "Images") -> "Images":
+        """All images of both folders as those of one, in this view."""
+        whole = Images(self.base.ids + other.base.ids, self.base.files + other.base.files)
+        return whole._changed(is_cropped=self.is_cropped, is_mirrored=self.is_mirrored)
+
     @property
     def raw(self) -> "Images":
         """The same rows without a view."""

@@ -56,11 +56,9 @@ def paired_test(a: npt.ArrayLike, b: npt.ArrayLike, *, n_resamples: int = 10_000
 def summarise(table: pd.DataFrame) -> dict:
     """The headline numbers of a `per_left` or `cross_validate` table, ready for a results file."""
     return {
-        "expected_top2": mean(table["top2"]),
-        "interval95": bootstrap_interval(table["top2"]),
-        "expected_top1": mean(table["top1"]),
-        "n_left": len(table),
-    }
+        "expected_top2": mean(table["top2"]), "interval95": bootstrap_interval(table["top2"]),
+        "expected_top1": mean(table["top1"]), "n_left": len(table),
+    }  # fmt: skip
 
 
 def _finite(values: npt.ArrayLike) -> np.ndarray:

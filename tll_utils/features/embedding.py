@@ -46,7 +46,9 @@ def embed(images: Images, extractor: Extractor) -> dict[str, np.ndarray]:
     use does not grow with the number of images. A damaged cache is removed and made again, an interrupted
     extraction continues with the batch it stopped in.
     """
-    folder = _cache_folder(images, extractor)
+    name = f"{extractor.name} {images.view}".strip()
+    key = hashlib.sha256(f"{extractor.name}\n{images.view}\n{images.fingerprint}".encode()).hexdigest()[:16]
+    folder = cache_dir() / "embeddings" / f"{re.sub(r'[^a-z0-9]+', '_', name.lower())}-{key}"
     if not (arrays := _finished(folder)):
         with locked(folder) as is_alone:
             if not _finished(folder):  # another run may have made it
@@ -55,12 +57,6 @@ def embed(images: Images, extractor: Extractor) -> dict[str, np.ndarray]:
     if np.array_equal(images.rows, np.arange(len(images.base))):
         return arrays  # nothing is copied: a page is read when it is needed
     return {output: array[images.rows] for output, array in arrays.items()}
-
-
-def _cache_folder(images: Images, extractor: Extractor) -> Path:
-    name = f"{extractor.name} {images.view}".strip()
-    key = hashlib.sha256(f"{extractor.name}\n{images.view}\n{images.fingerprint}".encode()).hexdigest()[:16]
-    return cache_dir() / "embeddings" / f"{re.sub(r'[^a-z0-9]+', '_', name.lower())}-{key}"
 
 
 def _finished(folder: Path) -> dict[str, np.ndarray]:

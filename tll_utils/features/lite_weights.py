@@ -58,11 +58,9 @@ class _Unpickler(pickle.Unpickler):
     """Unpickler that knows four names and refuses every other one."""
 
     KNOWN: ClassVar = {
-        "collections.OrderedDict": OrderedDict,
+        "collections.OrderedDict": OrderedDict, "torch.FloatStorage": "<f4", "torch.LongStorage": "<i8",
         "torch._utils._rebuild_tensor_v2": lambda *fields: _Tensor(*fields[:4]),
-        "torch.FloatStorage": "<f4",
-        "torch.LongStorage": "<i8",
-    }
+    }  # fmt: skip
 
     def find_class(self, module: str, name: str):
         if f"{module}.{name}" not in self.KNOWN:

@@ -90,7 +90,11 @@ def find_preset(name: str) -> Path:
     cache_folder = Path(os.environ.get("KAGGLEHUB_CACHE") or Path.home() / ".cache" / "kagglehub")
     cached = cache_folder / "models" / organisation / model / rest
     if not cached.is_dir() and os.environ.get("TLL_DOWNLOAD") == "1":
-        _download(name)
+        try:
+            keras_hub().layers.ImageConverter.from_preset(name)
+            keras_hub().models.Backbone.from_preset(name)
+        except Exception as error:  # kagglehub raises whatever its HTTP client does
+            raise PresetError(f"{name} could not be downloaded ({error}): copy it to data/presets/{name}") from error
     if cached.is_dir():
         return _checked_folder(cached)
     megabytes = round(known["metadata"]["params"] * 4 / 1e6)  # four bytes per parameter
@@ -126,11 +130,3 @@ def _checked_folder(folder: Path) -> Path:
     if missing:
         raise PresetError(f"preset {folder} lacks {', '.join(missing)}: copy the whole preset again")
     return folder
-
-
-def _download(name: str) -> None:
-    try:
-        keras_hub().layers.ImageConverter.from_preset(name)
-        keras_hub().models.Backbone.from_preset(name)
-    except Exception as error:  # kagglehub raises whatever its HTTP client does
-        raise PresetError(f"{name} could not be downloaded ({error}): copy it to data/presets/{name}") from error

@@ -15,13 +15,14 @@ from typing import Self
 import numpy as np
 from sklearn.base import BaseEstimator, clone
 
-from tll_utils.data.dataset import N_CANDIDATES
-from tll_utils.data.folds import N_SPLITS, Rows, headline_folds
+from tll_utils.data.dataset import N_CANDIDATES, load_dataset
+from tll_utils.data.folds import N_SPLITS, Rows, headline_folds, near_duplicate_groups
 from tll_utils.data.images import Images
 from tll_utils.data.pairs import Pairs
 from tll_utils.evaluation.cross_validation import calibrated_temperature
 from tll_utils.evaluation.metrics import expected_topk
 from tll_utils.features.catalogue import Features
+from tll_utils.methods.one_to_one import belief_propagation
 from tll_utils.similarity import cosine_similarity, euclidean_similarity, l1_similarity, standardise
 
 MIN_CALIBRATION = N_CANDIDATES + 2  # pairs per fold: grouped folds differ in size
@@ -136,6 +137,42 @@ class Calibrated(Method):
 
     def scores(self, left: Images, right: Images) -> np.ndarray:
         return self.method_.scores(left, right) / np.float32(self.temperature_)
+
+
+@dataclass(eq=False, repr=False)
+class SelfTrained(Method):
+    """A method fitted again on the training pairs and on its own sure answers to the test lists (Lee 2013).
+
+    Sure: of a log-odds above 0 when all lists are decoded one-to-one, and no near-duplicate of a training image.
+    Scores of pairs that stand in no such list are inductive as before; those of the lists themselves transductive.
+    """
+
+    method: Method
+
+    def fit(self, train: Pairs) -> Self:
+        lists, pairs, n, m = load_dataset().test, train, len(train.left.base), len(train.right.base)
+        if len(lists):
+            left, right = train.left.joined(lists.left), train.right.joined(lists.right)
+            unlabelled = left.take(range(n, len(left))), right.take(range(m, len(right)))
+            rows, columns = sure_answers(clone(Calibrated(self.method)).fit(train), *unlabelled, lists.candidates)
+            groups = np.split(near_duplicate_groups(left.raw.joined(right.raw)), [n, len(left), len(left) + m])
+            known = np.isin(groups[1][rows], groups[0]) | np.isin(groups[3][columns], groups[2])
+            rows, columns = n + rows[~known], m + columns[~known]
+            pairs = Pairs(left.take([*train.left.rows, *rows]), right.take([*train.right.rows, *columns]))
+        self.n_answers_, self.method_ = len(pairs) - len(train), clone(self.method).fit(pairs)
+        return self
+
+    def scores(self, left: Images, right: Images) -> np.ndarray:
+        return self.method_.scores(left, right)
+
+
+def sure_answers(method: Method, left: Images, right: Images, candidates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of lefts and columns of rights that a calibrated method takes for pairs, no right twice."""
+    scores = np.take_along_axis(method.scores(left, right), candidates, axis=1)
+    log_odds = belief_propagation(scores, candidates, n_right=len(right))
+    rows = np.flatnonzero(log_odds.max(axis=1) > 0)
+    columns, first = np.unique(candidates[rows, log_odds[rows].argmax(axis=1)], return_index=True)
+    return rows[first], columns
 
 
 def weighted_sum(matrices: Sequence[np.ndarray], weights: Sequence[float] | np.ndarray) -> np.ndarray:

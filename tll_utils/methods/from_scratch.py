@@ -3,7 +3,6 @@
 import hashlib
 from dataclasses import KW_ONLY, dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -55,8 +54,10 @@ class SiameseNetwork(Method):
         self._compile(self.model_, self.epochs * len(batches))
         facts = {"precision": training.automatic_precision(), "data": train.key, "version": VERSION}
         settings = self.get_params() | facts
+        digest = hashlib.sha256(repr(sorted(settings.items())).encode()).hexdigest()[:12]
+        folder = build_dir() / "trainings" / f"{self.tower}_{self.head}_{digest}"
         self.history_ = training.fit(
-            self.model_, batches, folder=_folder(settings), epochs=self.epochs, settings=settings, train_sample=sample,
+            self.model_, batches, folder=folder, epochs=self.epochs, settings=settings, train_sample=sample,
             validation=validation, validation_data=InBatchNegatives(validation, shuffle=False, **options),
         )  # fmt: skip
         if self.head == "scaled_cosine":  # its logits are no log-odds, so its pair accuracies say nothing
@@ -94,8 +95,3 @@ def validation_split(train: Pairs) -> Rows:
         raise ValueError(f"{len(train)} training pairs: expected top-2 needs {N_CANDIDATES} twice, and a few more")
     groups = near_duplicate_groups(train.left.raw, train.right.raw)
     return holdout_split(groups, test_fraction=max(VALIDATION, 1.2 * N_CANDIDATES / len(train)))
-
-
-def _folder(settings: dict) -> Path:
-    digest = hashlib.sha256(repr(sorted(settings.items())).encode()).hexdigest()[:12]
-    return build_dir() / "trainings" / f"{settings['tower']}_{settings['head']}_{digest}"

@@ -106,12 +106,10 @@ def exact_assignment(scores: np.ndarray, candidates: np.ndarray, *, n_right: int
 
 
 DECODERS: dict[str, tuple[Decoder, str]] = {  # how the queries of a test set are answered, and which task that is
-    "per query": (per_query, "inductive"),
-    "CSLS": (local_scaling, "gallery known"),
-    "Sinkhorn": (sinkhorn, "one-to-one"),
-    "exact assignment": (exact_assignment, "one-to-one"),
+    "per query": (per_query, "inductive"), "CSLS": (local_scaling, "gallery known"),
+    "Sinkhorn": (sinkhorn, "one-to-one"), "exact assignment": (exact_assignment, "one-to-one"),
     "belief propagation": (belief_propagation, "one-to-one"),
-}
+}  # fmt: skip
 
 
 class BipartiteGraph:

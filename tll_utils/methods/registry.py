@@ -17,7 +17,15 @@ from tll_utils.data.images import Images
 from tll_utils.data.pairs import Pairs
 from tll_utils.features.catalogue import Features
 from tll_utils.methods.adapters import VARIANTS, Adapter
-from tll_utils.methods.base import BorderNeutral, Calibrated, Method, SelectOnTrain, Similarity, WeightedSum
+from tll_utils.methods.base import (
+    BorderNeutral,
+    Calibrated,
+    Method,
+    SelectOnTrain,
+    SelfTrained,
+    Similarity,
+    WeightedSum,
+)
 from tll_utils.methods.fine_tuning import FineTuned
 from tll_utils.methods.from_scratch import SiameseNetwork
 from tll_utils.methods.fusion import Gated, LearnedFusion
@@ -33,7 +41,6 @@ class Entry:
     title: str
     method: Method
     notes: str = ""
-    headline: bool = False  # whether it stands in the README and in the figure of results
     report_top2: float | None = None  # what the report published for it
     border_neutral: bool = False
 
@@ -48,8 +55,7 @@ def get_entry(name: str) -> Entry:
     title, method = f"{entry.title}, border-neutral", BorderNeutral(entry.method)
     if isinstance(entry.method, Calibrated):
         method = Calibrated(BorderNeutral(entry.method.method))
-    headline = name in HEADLINE_BORDER_NEUTRAL
-    return replace(entry, title=title, method=method, headline=headline, report_top2=None, border_neutral=True)
+    return replace(entry, title=title, method=method, report_top2=None, border_neutral=True)
 
 
 def get_method(name: str) -> Method:
@@ -120,6 +126,7 @@ LEARNED = "weights learned in the training folds"
 GROUPED = f"{LEARNED}; six groups: cluster of the left image, face or not"
 ADAPTER = "linear layer on frozen features, InfoNCE, 3 seeds, mirrored views"
 ON_SUBSETS = f"{ADAPTER}; on all inputs, all but the faces, each network with the faces"
+SELF_TRAINED = f"{ON_SUBSETS}; unlabelled images of the challenge's test set"
 TUNED = "frozen up to stage 5, batch norm fixed, InfoNCE, 5 epochs, mirrored views"
 _ALL, _ALL_MEMBERS = "all Lite layers + colour + HOG + LBP", [*LITE_LAYERS, *COLOUR_AND_TEXTURE]
 _LITE0 = "adapter: head and stage 5 of Lite0 alone"
@@ -127,13 +134,13 @@ _LITE0 = "adapter: head and stage 5 of Lite0 alone"
 # fmt: off
 UNTRAINED: dict[str, Entry] = {
     "border_geometry": Entry("border geometry (4 widths, L1)", Similarity(Features("border_geometry"), "l1", False),
-                             "shortcut: letterbox borders only, no content", headline=True),
+                             "shortcut: letterbox borders only, no content"),
     "file_size": Entry("file size (log bytes, L1)", Similarity(Features("file_size"), "l1", False),
                        "shortcut: no content"),
     "lab_histogram": Entry("CIELAB histogram", Similarity(Features("lab_histogram"))),
     "tiny_image": Entry("16×20 tiny image", Similarity(Features("tiny_image"))),
-    "hog": Entry("HOG", Similarity(Features("hog")), headline=True),
-    "lite0_average": Entry("Lite0, average pool", Similarity(AVERAGE), headline=True),
+    "hog": Entry("HOG", Similarity(Features("hog"))),
+    "lite0_average": Entry("Lite0, average pool", Similarity(AVERAGE)),
     "lite0_max": Entry("Lite0, max pool", Similarity(Features("lite0_head", "head_max"))),
     "lite0_grid": Entry("Lite0, 3×2 grid", Similarity(Features("lite0_head", "head_grid3x2"))),
     **{f"lite{v}": Entry(f"Lite{v}, 3×2 grid, intra-normalised", lite(v), CHOSEN) for v in VARIANTS},
@@ -141,23 +148,21 @@ UNTRAINED: dict[str, Entry] = {
     "lite_sum": Entry("Lite0 + Lite1 + Lite2", WeightedSum([lite(v) for v in VARIANTS]), CHOSEN),
     "lite0_4x3": Entry("Lite0, 4×3 grid", lite_layer(0, "head"), CHOSEN_LAYER),
     "lite1_4x3": Entry("Lite1, 4×3 grid", lite_layer(1, "head"), CHOSEN_LAYER),
-    "lite_layers": Entry("Lite0 + Lite1 + Lite2, stage 5 and head", WeightedSum(LITE_LAYERS), CHOSEN_LAYER,
-                         headline=True),
-    "lite0_uncentred": Entry("Lite0 average, not centred (as the report compares)", UNCENTRED_AVERAGE, headline=True),
+    "lite_layers": Entry("Lite0 + Lite1 + Lite2, stage 5 and head", WeightedSum(LITE_LAYERS), CHOSEN_LAYER),
+    "lite0_uncentred": Entry("Lite0 average, not centred (as the report compares)", UNCENTRED_AVERAGE),
     "whole_image_face": Entry("whole image as the face (report's features)", WHOLE_IMAGE_FACE),
     "report_fusion": Entry("Lite0 average, not centred + whole image as the face, 66 % (report's recipe)",
                            WeightedSum([UNCENTRED_AVERAGE, WHOLE_IMAGE_FACE],
-                                       [1 - REPORT_FACE_WEIGHT, REPORT_FACE_WEIGHT]), headline=True),
+                                       [1 - REPORT_FACE_WEIGHT, REPORT_FACE_WEIGHT])),
 }
 
 FUSIONS: dict[str, Entry] = {
     "face_gated": Entry("Lite0 average + detected faces, gated", LearnedFusion([Similarity(AVERAGE), DETECTED_FACES]),
-                        LEARNED, headline=True),
+                        LEARNED),
     "classic_fusion": Entry("colour + HOG + LBP + detected faces, no network but the face's",
                             LearnedFusion([*COLOUR_AND_TEXTURE, DETECTED_FACES]), LEARNED),
     "fusion_without_faces": Entry(_ALL, LearnedFusion(_ALL_MEMBERS), LEARNED),
-    "fusion": Entry(f"{_ALL} + detected faces, gated", LearnedFusion([*_ALL_MEMBERS, DETECTED_FACES]), LEARNED,
-                    headline=True),
+    "fusion": Entry(f"{_ALL} + detected faces, gated", LearnedFusion([*_ALL_MEMBERS, DETECTED_FACES]), LEARNED),
     "mixture": Entry(f"{_ALL} + detected faces, weights by sub-category",
                      LearnedFusion([*_ALL_MEMBERS, DETECTED_FACES], SubCategories()), GROUPED),
 }
@@ -165,12 +170,12 @@ FUSIONS: dict[str, Entry] = {
 ADAPTERS: dict[str, Entry] = {
     "adapter_head": Entry("adapter: heads of Lite0 + 1 + 2", Adapter([HEADS]), ADAPTER),
     "adapter_layers": Entry("adapter: heads and stage 5 of Lite0 + 1 + 2", Adapter([HEADS + STAGE5]), ADAPTER),
-    "adapter_faces": Entry("adapter: heads, stage 5, detected faces", Adapter([HEADS + STAGE5 + FACES]), ADAPTER,
-                           headline=True),
+    "adapter_faces": Entry("adapter: heads, stage 5, detected faces", Adapter([HEADS + STAGE5 + FACES]), ADAPTER),
     "adapter_hog": Entry("adapter: heads, stage 5, detected faces, HOG", Adapter([HEADS + STAGE5 + FACES + ["hog"]]),
                          ADAPTER),
-    "adapter_ensemble": Entry("five adapters on subsets of these inputs", Adapter(SUBSETS), ON_SUBSETS, headline=True),
-    "best": Entry("five adapters, hubness-corrected (best)", BEST, ON_SUBSETS, headline=True),
+    "adapter_ensemble": Entry("five adapters on subsets of these inputs", Adapter(SUBSETS), ON_SUBSETS),
+    "best": Entry("five adapters, hubness-corrected (best)", BEST, ON_SUBSETS),
+    "best_self_trained": Entry("best, self-trained on the test lists", SelfTrained(BEST), SELF_TRAINED),
     "best_one_to_one": Entry("best, one-to-one", Calibrated(BEST), f"{ON_SUBSETS}; decoded together"),
     "best_without_landmarks": Entry("five adapters, hubness-corrected, without the 68-point landmarks",
                                     WITHOUT_LANDMARKS, ON_SUBSETS),
@@ -180,7 +185,7 @@ ADAPTERS: dict[str, Entry] = {
     "fast": Entry("one adapter: Lite0, detected faces, hubness-corrected (fast)", FAST, ADAPTER),
     "best_tuned": Entry("five adapters, hubness-corrected + fine-tuned Lite0",
                         WeightedSum([BEST, TUNED_LITE0], [1, TUNED_WEIGHT]), f"{ON_SUBSETS}; Lite0 {TUNED}"),
-    "tuned_lite0": Entry("Lite0, late layers fine-tuned", TUNED_LITE0, TUNED, headline=True),
+    "tuned_lite0": Entry("Lite0, late layers fine-tuned", TUNED_LITE0, TUNED),
     "adapter_lite0": Entry(_LITE0, Adapter([LITE0]), ADAPTER),
     "adapter_triplet": Entry(f"{_LITE0}, triplet loss", Adapter([LITE0], loss="triplet")),
     "adapter_contrastive": Entry(f"{_LITE0}, contrastive loss", Adapter([LITE0], loss="contrastive")),
@@ -197,7 +202,7 @@ def _network(title: str, tower: str, head: str = "absolute", report_top2: float 
     (height, width), views = method.size, ", mirrored views averaged" * method.augmented
     notes = f"input {height}×{width}, {method.epochs} epochs, batch {method.batch_size}{views}"
     name = {"resnet18": "Siamese ResNet18 from scratch", "vgg16": "Siamese VGG16 from scratch"}[tower]
-    return Entry(f"{name}, {title}", method, notes, headline=True, report_top2=report_top2)
+    return Entry(f"{name}, {title}", method, notes, report_top2=report_top2)
 
 
 # Reduced inputs (SiameseNetwork's 123×100, QUARTER), because two processor cores train the report's 245×200 for hours.
@@ -224,4 +229,3 @@ SIAMESE: dict[str, Entry] = {
 # fmt: on
 
 METHODS: dict[str, Entry] = UNTRAINED | FUSIONS | ADAPTERS | SIAMESE
-HEADLINE_BORDER_NEUTRAL = ("best_border_neutral",)

@@ -3,24 +3,21 @@
 Tables, figures, README, `make reproduce` and its estimate of time all read EXPERIMENTS.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from tll_utils.data.dataset import Dataset
 from tll_utils.data.folds import N_SPLITS, Rows, grouped_folds, headline_folds, holdout_split, near_duplicate_groups
 from tll_utils.data.pairs import Pairs
 from tll_utils.evaluation.cross_validation import cross_validate
 from tll_utils.evaluation.statistics import summarise
-from tll_utils.methods.base import Method, out_of_fold
+from tll_utils.methods.base import out_of_fold
 from tll_utils.methods.one_to_one import DECODERS
-from tll_utils.methods.registry import FACE_FOUND, SubCategories, get_entry, get_method
-
-HEADLINE_DECODERS = ("CSLS", "belief propagation")
+from tll_utils.methods.registry import NEUTRAL, get_entry, get_method
 
 
 class Row(NamedTuple):
@@ -28,7 +25,6 @@ class Row(NamedTuple):
 
     title: str
     method: str  # its name in the registry
-    headline: bool = False
     scored_neutral: bool = False  # trained on the raw images, the method scores border-neutral ones
     decoder: str = "per query"  # how the queries of a test set are answered, a key of DECODERS
 
@@ -42,8 +38,6 @@ class Experiment:
     n_folds: int = N_SPLITS  # of the cross-validation; 0 is the report's 80/20 split
     scored_border_neutral: bool = False  # every fitted method is also scored on border-neutral test pairs
     decoders: tuple[str, ...] = ()  # keys of DECODERS, which decode lists drawn as the challenge draws them
-    headline: bool = True  # whether headline methods of this experiment stand in the README and the figure of results
-    tables: dict[str, Callable[[Dataset], pd.DataFrame]] = field(default_factory=dict)  # recorded beside the results
 
     @property
     def split(self) -> str:
@@ -61,37 +55,21 @@ class Experiment:
         for name in self.methods:
             entry = get_entry(name)
             for decoder in self.decoders:
-                title = f"best, {decoder}{', border-neutral' * entry.border_neutral}"
-                rows.append(Row(title, name, decoder in HEADLINE_DECODERS, decoder=decoder))
+                words = f"{name.removesuffix(NEUTRAL).replace('_', ' ')}, {decoder}"
+                title = words + ", border-neutral" * entry.border_neutral
+                rows.append(Row(title, name, decoder=decoder))
             title = entry.title + f", {self.n_folds} folds" * (self.scored_border_neutral and self.n_folds > 0)
             if not self.decoders:
-                rows.append(Row(title, name, self.headline and entry.headline))
+                rows.append(Row(title, name))
             if self.scored_border_neutral and not entry.border_neutral:
                 rows.append(Row(f"{title}, scored border-neutral", name, scored_neutral=True))
         return rows
 
 
-# --- tables recorded beside results ----------------------------------------------
-
-
-def found_table(dataset: Dataset) -> pd.DataFrame:
-    """left (id), left_face, right_face (bool) of every training pair: what is recorded of faces, no descriptor."""
-    left, right = (FACE_FOUND(side)[:, 0] > 0 for side in (dataset.train.left, dataset.train.right))
-    return pd.DataFrame({"left": dataset.train.left.ids, "left_face": left, "right_face": right})
-
-
 def faces_in_pair(table: pd.DataFrame) -> pd.Series:
-    """ "both", "left only", "right only" or "none" for every row of a `found_table`."""
+    """ "both", "left only", "right only" or "none" for every row of a table of left_face and right_face (bool)."""
     words = np.array([["none", "right only"], ["left only", "both"]])
     return pd.Series(words[table["left_face"].astype(int), table["right_face"].astype(int)], table.index, name="faces")
-
-
-def groups_table(dataset: Dataset) -> pd.DataFrame:
-    """left (id), group of every training left, such as "A, no face"."""
-    lefts = dataset.train.left
-    groups = SubCategories().fit(dataset.train).predict(lefts)
-    names = [f"{'ABC'[group // 2]}, {('no face', 'face')[group % 2]}" for group in groups]
-    return pd.DataFrame({"left": lefts.ids, "group": names})
 
 
 # --- the registry ---------------------------------------------------------------
@@ -101,7 +79,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "shortcuts": Experiment(0, ("border_geometry", "file_size", "lab_histogram", "tiny_image", "hog")),
     "siamese_resnet18": _siamese(2, ("resnet18_difference", "resnet18_absolute", "resnet18_absolute_2x2")),
     # One held-out fifth of 322 lefts cannot order two networks two hundredths apart.
-    "siamese_pooling": _siamese(2, ("resnet18_absolute", "resnet18_absolute_2x2"), n_folds=5, headline=False),
+    "siamese_pooling": _siamese(2, ("resnet18_absolute", "resnet18_absolute_2x2"), n_folds=5),
     # 2×2 pooling leaves 4×3 places of the report's input, 2×2 of one half its height and width.
     "siamese_pooling_full_size": _siamese(2, ("resnet18_absolute_full", "resnet18_absolute_2x2_full"), n_folds=3),
     "siamese_pooling_augmented": _siamese(
@@ -115,29 +93,26 @@ EXPERIMENTS: dict[str, Experiment] = {
         "lite1_4x3", "lite_layers", "lite0_border_neutral", "lite_sum_border_neutral")),
     "face_fusion": Experiment(5, (
         "lite0_uncentred", "whole_image_face", "report_fusion", "face_gated", "classic_fusion", "fusion_without_faces",
-        "fusion"), tables={"faces": found_table}),
-    "sub_categories": Experiment(5, ("mixture",), tables={"groups": groups_table}),
+        "fusion")),
+    "sub_categories": Experiment(5, ("mixture",)),
     # Each with one ingredient more; then the best without borders, and an ingredient that adds nothing.
     "adapters": Experiment(6, (
         "adapter_head", "adapter_layers", "adapter_faces", "adapter_ensemble", "best", "best_border_neutral",
         "adapter_hog")),
     "adapter_losses": Experiment(6, (
         "adapter_lite0", "adapter_triplet", "adapter_contrastive", "adapter_cross_entropy", "adapter_euclidean",
-        "adapter_bilinear", "adapter_two_sided"), headline=False),
-    "licences": Experiment(6, ("best_without_landmarks", "best_without_faces", "adapter_lite0_small"), headline=False),
-    "fast": Experiment(6, ("fast",), headline=False),
-    "shipped": Experiment(6, ("adapter_lite0_small_border_neutral",), headline=False),
+        "adapter_bilinear", "adapter_two_sided")),
+    "licences": Experiment(6, ("best_without_landmarks", "best_without_faces", "adapter_lite0_small")),
+    "fast": Experiment(6, ("fast",)),
+    "shipped": Experiment(6, ("adapter_lite0_small_border_neutral",)),
+    "self_training": Experiment(6, ("best_self_trained",)),
     "fine_tuning": Experiment(7, ("adapter_lite0", "tuned_lite0", "best_tuned")),
     "one_to_one": Experiment(8, ("best", "best_border_neutral"), decoders=tuple(DECODERS)),
+    "self_training_one_to_one": Experiment(8, ("best_self_trained",), decoders=("CSLS", "belief propagation")),
 }  # fmt: skip
 
 
 # --- measuring ------------------------------------------------------------------
-
-
-def measure(method: Method, pairs: Pairs, folds: Sequence[Rows]) -> pd.DataFrame:
-    """Table of `cross_validate` for a method: every pair scored once, by a fit without it."""
-    return cross_validate(out_of_fold(method, pairs, folds), folds)
 
 
 def run_methods(names: Sequence[str], pairs: Pairs) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
@@ -146,6 +121,8 @@ def run_methods(names: Sequence[str], pairs: Pairs) -> tuple[pd.DataFrame, dict[
     The table has the columns method, expected_top2, interval95 and expected_top1.
     """
     folds = headline_folds(pairs)
-    tables = {get_entry(name).title: measure(get_method(name), pairs, folds) for name in names}
+    tables = {
+        get_entry(name).title: cross_validate(out_of_fold(get_method(name), pairs, folds), folds) for name in names
+    }
     rows = [{"method": title, **summarise(table)} for title, table in tables.items()]
     return pd.DataFrame(rows, columns=["method", "expected_top2", "interval95", "expected_top1"]), tables
