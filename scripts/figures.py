@@ -198,8 +198,8 @@ FIGURES: dict[str, Recipe] = {
     # The report's face recipe beside faces that are detected and gated.
     "face_fusion": _methods("face_fusion", "sub_categories", beside=["report's best"]),
     # What each ingredient of the best inductive method is worth.
-    "adapters": _methods("adapters", "fine_tuning", beside=["report's best", "best public claim"]),
-    "one_to_one": _methods("one_to_one", beside=["best public claim"]),
+    "adapters": _methods("adapters", "fine_tuning", "self_training", beside=["report's best", "best public claim"]),
+    "one_to_one": _methods("one_to_one", "self_training_one_to_one", beside=["best public claim"]),
     "by_face": (by_face, ("face_fusion_faces.csv", "adapters_top2.csv", "licences_top2.csv")),
     "by_border": (by_border, ("shortcuts_top2.csv", "adapters_top2.csv")),
     # The report's figure 6.

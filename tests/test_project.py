@@ -83,6 +83,16 @@ def small_network() -> backbones.Backbone:
     return backbones.Backbone("small", ("stage4",), (245, 200), "float32", load, 0)
 
 
+def test_cells_that_teachers_blank_are_there():
+    rows = re.findall(r"^\| (\d\d) \| `(\w+)` \|", read("docs/teaching.md"), re.MULTILINE)
+    assert len(rows) == 6
+    for number, name in rows:
+        [path] = (ROOT / "notebooks").glob(f"{number}_*.ipynb")
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+        assert re.search(rf"^(def {name}\(|{name} = )", code, re.MULTILINE), f"{number}: {name}"
+
+
 # --- places where people work ---------------------------------------------------
 
 

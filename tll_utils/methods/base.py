@@ -158,7 +158,8 @@ class SelfTrained(Method):
             groups = np.split(near_duplicate_groups(left.raw.joined(right.raw)), [n, len(left), len(left) + m])
             known = np.isin(groups[1][rows], groups[0]) | np.isin(groups[3][columns], groups[2])
             rows, columns = n + rows[~known], m + columns[~known]
-            pairs = Pairs(left.take([*train.left.rows, *rows]), right.take([*train.right.rows, *columns]))
+            rows, columns = np.append(train.left.rows, rows), np.append(train.right.rows, columns)
+            pairs = Pairs(left.take(rows), right.take(columns))
         self.n_answers_, self.method_ = len(pairs) - len(train), clone(self.method).fit(pairs)
         return self
 
