@@ -37,7 +37,7 @@ STYLE: dict[Any, Any] = {
     "svg.hashsalt": "tll",
 }  # texts stay texts, the same file each time
 NEUTRAL, BORDERLESS = ", border-neutral", "on images without borders"
-PUBLISHED_BEST = {"report's best": "report", "best public claim": "best public claim elsewhere"}  # label → source
+PUBLISHED_BEST = {"report's best": "report", "a blog's claim": "a blog's claim, without metric or backbone"}  # label → source
 QUESTION = 16  # row of the sample's query that the figure of the task shows
 Drawing = tuple[Figure, pd.DataFrame]
 Recipe = tuple[Callable[[], Drawing], tuple[str, ...]]  # how it is drawn, the files of data/results it is drawn from
@@ -198,8 +198,8 @@ FIGURES: dict[str, Recipe] = {
     # The report's face recipe beside faces that are detected and gated.
     "face_fusion": _methods("face_fusion", "sub_categories", beside=["report's best"]),
     # What each ingredient of the best inductive method is worth.
-    "adapters": _methods("adapters", "fine_tuning", "self_training", beside=["report's best", "best public claim"]),
-    "one_to_one": _methods("one_to_one", "self_training_one_to_one", beside=["best public claim"]),
+    "adapters": _methods("adapters", "fine_tuning", "self_training", beside=["report's best", "a blog's claim"]),
+    "one_to_one": _methods("one_to_one", "self_training_one_to_one", beside=["a blog's claim"]),
     "by_face": (by_face, ("face_fusion_faces.csv", "adapters_top2.csv", "licences_top2.csv")),
     "by_border": (by_border, ("shortcuts_top2.csv", "adapters_top2.csv")),
     # The report's figure 6.
