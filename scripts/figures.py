@@ -31,13 +31,13 @@ from tll_utils.search.saving import load
 from tll_utils.siamese.training import layer_table
 
 COLUMN, PAGE = 4.2, 7.0  # inches: widths of a column and of two
-STYLE: dict[Any, Any] = {
-    "font.size": 9,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "tll",
-}  # texts stay texts, the same file each time
+# Texts of an SVG stay texts, and it is the same file each time.
+STYLE: dict[Any, Any] = {"font.size": 9, "svg.fonttype": "none", "svg.hashsalt": "tll"}
 NEUTRAL, BORDERLESS = ", border-neutral", "on images without borders"
-PUBLISHED_BEST = {"report's best": "report", "a blog's claim": "a blog's claim, without metric or backbone"}  # label → source
+PUBLISHED_BEST = {
+    "report's best": "report",
+    "a blog's claim": "a blog's claim, without metric or backbone",
+}  # label → source
 QUESTION = 16  # row of the sample's query that the figure of the task shows
 Drawing = tuple[Figure, pd.DataFrame]
 Recipe = tuple[Callable[[], Drawing], tuple[str, ...]]  # how it is drawn, the files of data/results it is drawn from

@@ -25,7 +25,7 @@ pytestmark = [
 N_TRAIN = 48
 WITH_OWN_TOWER = ("resnet18_infonce", "vgg16_relu_cosine")  # the others would take a minute more
 # They fit the method of "best", test_base.py has the rest; of border-neutral methods one on features, one on images.
-LIKE_BEST = {"best_one_to_one", "best_self_trained"}
+LIKE_BEST = {"best_one_to_one", "best_self_trained", "best_self_trained_one_to_one"}
 NAMES = [*(METHODS.keys() - LIKE_BEST), "lite0_border_neutral", "resnet18_difference_border_neutral"]
 
 

@@ -30,8 +30,7 @@ from tll_utils.methods.fine_tuning import FineTuned
 from tll_utils.methods.from_scratch import SiameseNetwork
 from tll_utils.methods.fusion import Gated, LearnedFusion
 
-NEUTRAL = "_border_neutral"
-REPORT_FACE_WEIGHT = 0.66
+NEUTRAL, REPORT_FACE_WEIGHT = "_border_neutral", 0.66
 
 
 @dataclass(frozen=True)
@@ -176,6 +175,7 @@ ADAPTERS: dict[str, Entry] = {
     "adapter_ensemble": Entry("five adapters on subsets of these inputs", Adapter(SUBSETS), ON_SUBSETS),
     "best": Entry("five adapters, hubness-corrected (best)", BEST, ON_SUBSETS),
     "best_self_trained": Entry("best, self-trained on the test lists", SelfTrained(BEST), SELF_TRAINED),
+    "best_self_trained_one_to_one": Entry("best self trained, one-to-one", Calibrated(SelfTrained(BEST)), SELF_TRAINED),
     "best_one_to_one": Entry("best, one-to-one", Calibrated(BEST), f"{ON_SUBSETS}; decoded together"),
     "best_without_landmarks": Entry("five adapters, hubness-corrected, without the 68-point landmarks",
                                     WITHOUT_LANDMARKS, ON_SUBSETS),
