@@ -56,7 +56,6 @@ def run_notebook(path: Path) -> nbformat.NotebookNode:
         kernel_name="python3",
         extra_arguments=["--log-level=ERROR"],  # its kernel warns of connections that stay on this machine
         record_timing=False,
-        store_widget_state=False,
         resources={"metadata": {"path": str(path.parent)}},
     )
     number, name = 0, f"of {len(notebook.cells)} in {path.name}"
@@ -73,6 +72,7 @@ def run_notebook(path: Path) -> nbformat.NotebookNode:
     except (NoSuchKernel, OSError, RuntimeError) as error:
         reason = "kernel died, perhaps for want of memory" if number else "kernel did not start"
         raise NotebookError(f"cell {number or 1} {name}: the {reason} ({error})") from error
+    notebook.metadata.pop("widgets", None)  # their state, which brings no page to life
     return notebook
 
 
