@@ -31,12 +31,13 @@ FAMILIES = (  # rows of the README: what they are called, the report's best of t
     ("… and of detected faces, fused", "pretrained VGG16 + dlib face features, weight 66 %", get_entry("fusion").title),
     ("a pretrained network, fine-tuned", "pretrained VGG16", get_entry("tuned_lite0").title),
     ("linear layers learned on such features (`best`)", None, get_entry("best").title),
-    ("… and from its own answers to unlabelled lists", None, get_entry("best_self_trained").title),
     ("… on images without their borders", None, get_entry("best_border_neutral").title),
     ("… without any face model", None, get_entry("best_without_faces").title),
+    ("… and on its own answers to unlabelled lists (`best_self_trained`)", None,
+     get_entry("best_self_trained").title),
     ("… the other queries' candidates known", None, "best, CSLS"),
     ("… all queries answered together", None, "best, belief propagation"),
-    ("… so, and from unlabelled lists", None, "best self trained, belief propagation"),
+    ("… so, and learned on unlabelled lists too", None, "best self trained, belief propagation"),
 )  # fmt: skip
 
 
