@@ -13,6 +13,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 
 from scripts.drawing import Box, accuracy_dots, box_diagram, dots_legend, table_picture
 from scripts.house import house
@@ -57,6 +58,8 @@ def task() -> Drawing:
         frame = plots.TRUE if i == truth else plots.OURS if rank[i] <= 2 else None
         image = dataset.test.right[dataset.test.candidates[QUESTION, i]]
         plots.show_image(ax, image, f"{rank[i]}." + " truth" * int(i == truth), frame=frame)
+    for image in fig.findobj(AxesImage):
+        image.set_clip_on(False)  # an SVG names what clips by its place in memory
     return fig, pd.DataFrame({"candidate": range(20), "rank": rank, "is_truth": np.arange(20) == truth})
 
 
