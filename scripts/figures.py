@@ -18,6 +18,7 @@ from matplotlib.image import AxesImage
 from scripts.drawing import Box, accuracy_dots, box_diagram, dots_legend, table_picture
 from scripts.house import house
 from scripts.recording import FAMILIES
+from tll_utils.cli import SHIPPED
 from tll_utils.data.dataset import load_dataset
 from tll_utils.data.images import HEIGHT, WIDTH
 from tll_utils.evaluation.statistics import bootstrap_interval
@@ -48,7 +49,7 @@ def task() -> Drawing:
     """A query of the sample, its twenty candidates, and the ranks that the shipped model gives them."""
     root = project_root()
     dataset = load_dataset(root / "data" / "sample")
-    model = load(root / "tll_utils" / "search" / "adapter_lite0_small_border_neutral")
+    model = load(root / "tll_utils" / "search" / SHIPPED)
     scores, truth = candidate_scores(dataset, model)[QUESTION], np.asarray(dataset.test.truth)[QUESTION]
     rank = 1 + np.argsort(np.argsort(-scores))
     fig = plt.figure(figsize=(PAGE, 2), layout="constrained")

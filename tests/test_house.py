@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from scripts import house
 from tll_utils.runtime import project_root
 
 ROOT = project_root()
@@ -64,6 +65,15 @@ def test_a_room_imports_only_rooms_below(module):
     for imported in imports(module, MODULES[module]):
         assert imported.startswith("tll_utils"), f"{module} imports {imported}"
         assert room_of(imported) in BELOW[room] | {room}, f"{module} imports {imported}"
+
+
+def test_the_diagram_has_a_place_for_every_room_and_shows_what_is_imported():
+    """A room without a place would be left out; the arrows are those that the search for imports here finds."""
+    assert set(house.PLACES) == set(BELOW) - {"__main__"}
+    found = {(room_of(one), room_of(other)) for one, path in MODULES.items() for other in imports(one, path)
+             if one.startswith("tll_utils") and other.startswith("tll_utils")}  # fmt: skip
+    placed = {(room, other) for room, other in found if room != other and {room, other} <= set(house.PLACES)}
+    assert house.room_imports() == placed
 
 
 def test_every_import_of_ours_exists():

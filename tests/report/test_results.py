@@ -139,3 +139,12 @@ def test_a_damaged_table_is_named_with_the_remedy(folder, data):
     (results.results_dir() / "a_rank.csv").write_bytes(data)
     with pytest.raises(ValueError, match=r"a_rank\.csv cannot be read \(.*\): restore it by"):
         results.load_table("a", "rank")
+    with pytest.raises(ValueError, match=r"a_rank\.csv cannot be read") as named:
+        results.load_per_left("a", "rank")
+    assert str(named.value).count("cannot be read") == 1
+
+
+def test_a_per_left_table_without_its_columns_is_named(folder):
+    (results.results_dir() / "a_rank.csv").write_text("left,HOG\naaa,1\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"a_rank\.csv cannot be read \(.*gallery.*\): restore it by"):
+        results.load_per_left("a", "rank")

@@ -121,8 +121,7 @@ def run_methods(names: Sequence[str], pairs: Pairs) -> tuple[pd.DataFrame, dict[
     The table has the columns method, expected_top2, interval95 and expected_top1.
     """
     folds = headline_folds(pairs)
-    tables = {
-        get_entry(name).title: cross_validate(out_of_fold(get_method(name), pairs, folds), folds) for name in names
-    }
+    methods = {get_entry(name).title: get_method(name) for name in names}
+    tables = {title: cross_validate(out_of_fold(method, pairs, folds), folds) for title, method in methods.items()}
     rows = [{"method": title, **summarise(table)} for title, table in tables.items()]
     return pd.DataFrame(rows, columns=["method", "expected_top2", "interval95", "expected_top1"]), tables

@@ -26,8 +26,9 @@ def load_per_left(experiment: str, column: str) -> pd.DataFrame:
 
     column: "rank" (of the truth in the fold's gallery) or "top2" (chance to be solved).
     """
+    table = load_table(experiment, column)
     with damage_named(results_dir() / f"{experiment}_{column}.csv", AGAIN):
-        return load_table(experiment, column).set_index("left").drop(columns=["fold", "gallery"])
+        return table.set_index("left").drop(columns=["fold", "gallery"])
 
 
 def load_table(experiment: str, name: str) -> pd.DataFrame:

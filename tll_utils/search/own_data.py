@@ -103,8 +103,8 @@ def _read(table: Path, pictures: Path) -> tuple[pd.DataFrame, Collection, list[P
     if not problems and rows.empty:
         problems.append(("missing rows", f"{table.name} line 2: no row — add at least one"))
     _raise(problems, table)
-    others = [place for place, column in enumerate(rows) if column not in ("left", "right")]
-    return rows.iloc[:, [*map(rows.columns.get_loc, ("left", "right")), *others]], collect(pictures), problems
+    ends = ["left", "right"]
+    return pd.concat([rows[ends], rows.drop(columns=ends)], axis=1), collect(pictures), problems
 
 
 def _numbers(rows: pd.DataFrame, table: Path, collection: Collection, problems: list[Problem], may_be_empty=()):

@@ -99,6 +99,8 @@ def _find(source: Path) -> tuple[list[Picture], list[tuple[str, str]]]:
         errors: list[OSError] = []
         pictures = _members(source) if source.is_file() else _files(source, errors)
         found = sorted(pictures, key=lambda picture: picture.id)
+    except NoPicturesError:
+        raise
     except DAMAGED as error:  # BadZipFile, NotImplementedError, UnicodeDecodeError …
         raise NoPicturesError(
             f"{source} is a damaged zip ({' '.join(str(error).split())}): copy or download it again"
@@ -123,7 +125,7 @@ def _files(source: Path, errors: list[OSError]) -> Iterator[Picture]:
 def _members(source: Path) -> Iterator[Picture]:
     archive = zipfile.ZipFile(source)
     if problem := problem_of_names(archive.infolist()):
-        raise ValueError(f"{problem} — unpack it, and give the folder")
+        raise NoPicturesError(f"{source}: {problem} — unpack it, and give the folder")
     for name, member in archive.NameToInfo.items():
         if _is_meant(Path(name)) and not any(part == "__MACOSX" or part[0] == "." for part in Path(name).parts):
             yield Picture(_text(name), zipfile.Path(archive, name), member)
@@ -179,7 +181,7 @@ def _write_copy(picture: Picture, copy: Path) -> None:
         held = size if "progressive" in image.info else image.size  # a progressive one is held whole all the same
         if (n_pixels := held[0] * held[1]) > MAX_PIXELS:
             raise ImageError(f"{n_pixels / 1e6:.0f} megapixels, the limit is {MAX_PIXELS // 10**6} — make it smaller")
-        if problem := costly(image, _scans(stream)):
+        if problem := costly(image, _scans(stream) if image.format in ("JPEG", "MPO") else 0):
             raise ImageError(problem)
         with _ONE_LARGE if n_pixels > LARGE else nullcontext():
             is_upright = orientation(image) == 1  # decodes a PNG, where it may come last
