@@ -72,7 +72,6 @@ def run_notebook(path: Path) -> nbformat.NotebookNode:
     except (NoSuchKernel, OSError, RuntimeError) as error:
         reason = "kernel died, perhaps for want of memory" if number else "kernel did not start"
         raise NotebookError(f"cell {number or 1} {name}: the {reason} ({error})") from error
-    notebook.metadata.pop("widgets", None)  # their state, which brings no page to life
     return notebook
 
 
