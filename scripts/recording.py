@@ -4,16 +4,21 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from sklearn.base import clone
 
 from tll_utils.data.dataset import Dataset
+from tll_utils.data.folds import Rows, headline_folds
+from tll_utils.evaluation.cross_validation import cross_validate
 from tll_utils.evaluation.statistics import summarise
-from tll_utils.methods.registry import FACE_FOUND, SubCategories, get_entry
+from tll_utils.methods.base import out_of_fold, weighted_sum
+from tll_utils.methods.registry import FACE_FOUND, SubCategories, get_entry, get_method
 from tll_utils.report.experiments import EXPERIMENTS
 from tll_utils.report.results import interval_text, published_results, recorded_methods, results_dir
 from tll_utils.runtime import keras, project_root, write_text
@@ -55,7 +60,49 @@ def groups_table(dataset: Dataset) -> pd.DataFrame:
     return pd.DataFrame({"left": lefts.ids, "group": names})
 
 
-TABLES = {"face_fusion": {"faces": found_table}, "sub_categories": {"groups": groups_table}}  # beside the results
+def members_table(dataset: Dataset) -> pd.DataFrame:
+    """Of every input of `best`: expected top-2 of its adapter alone, and of the others together without it.
+
+    Columns inputs, alone, alone_low, alone_high, without, without_low, without_high: means and 95 % intervals.
+    """
+    folds, best = headline_folds(dataset.train), get_method("best")
+    members = [out_of_fold(clone(best).set_params(inputs=[names]), dataset.train, folds) for names in best.inputs]
+    rows = []
+    for row, names in enumerate(best.inputs):
+        others = [member for other, member in enumerate(members) if other != row]
+        without = [weighted_sum(fold, [1 / len(fold)] * len(fold)) for fold in zip(*others, strict=True)]
+        rows.append(
+            {"inputs": " ".join(names)} | _summary("alone", members[row], folds) | _summary("without", without, folds)
+        )
+    return pd.DataFrame(rows)
+
+
+def learning_curve_table(dataset: Dataset, *, sizes: Sequence[int] = (160, 320, 640, 960)) -> pd.DataFrame:
+    """Expected top-2 of `fast` and `best` where some of a fold's training pairs are learned from, the rest unused.
+
+    Columns method (its title), pairs, top2, top2_low, top2_high. Fewer pairs are among more, drawn in each fold.
+    """
+    rows, folds = [], headline_folds(dataset.train)
+    for name in ("fast", "best"):
+        for n in sizes:
+            fewer = [(np.random.default_rng(0).permutation(train)[:n], test) for train, test in folds]
+            scores = out_of_fold(get_method(name), dataset.train, fewer)
+            rows.append({"method": get_entry(name).title, "pairs": n} | _summary("top2", scores, folds))
+            print(rows[-1], flush=True)
+    return pd.DataFrame(rows)
+
+
+def _summary(name: str, scores: list[np.ndarray], folds: list[Rows]) -> dict[str, float]:
+    summary = summarise(cross_validate(scores, folds))
+    low, high = summary["interval95"]
+    return {name: summary["expected_top2"], f"{name}_low": low, f"{name}_high": high}
+
+
+TABLES = {  # beside the results
+    "face_fusion": {"faces": found_table},
+    "sub_categories": {"groups": groups_table},
+    "ablation": {"members": members_table, "learning_curve": learning_curve_table},
+}
 METHOD_FIELDS = (
     "name", "report_top2", "expected_top2", "interval95", "expected_top1", "task", "border_neutral", "split",
     "n_left", "seconds", "notes",

@@ -74,7 +74,7 @@ def _extract(images: Images, extractor: Extractor, folder: Path, *, is_alone: bo
     unfinished.mkdir(parents=True, exist_ok=True)
     first, n_encoders = _rows_done(unfinished, len(images)), extractor.n_encoders
     batches = prefetch(partial(_load, images, extractor), range(first, len(images), BATCH_SIZE))
-    encoded = prefetch(partial(_encode, extractor), batches, workers=n_encoders, n_ahead=n_encoders + 1)
+    encoded = prefetch(lambda b: (b[0], extractor.encode(b[1])), batches, workers=n_encoders, n_ahead=n_encoders + 1)
     with progress(total=len(images), initial=first, desc=extractor.name, unit="image") as bar:
         for start, outputs in encoded:
             n_rows = min(BATCH_SIZE, len(images) - start)
@@ -91,10 +91,6 @@ def _extract(images: Images, extractor: Extractor, folder: Path, *, is_alone: bo
 def _load(images: Images, extractor: Extractor, start: int) -> tuple[int, list]:
     stop = min(start + BATCH_SIZE, len(images))
     return start, [extractor.load(images, row) for row in range(start, stop)]
-
-
-def _encode(extractor: Extractor, loaded: tuple[int, list]) -> tuple[int, dict[str, np.ndarray]]:
-    return loaded[0], extractor.encode(loaded[1])
 
 
 def _rows_done(unfinished: Path, total: int) -> int:

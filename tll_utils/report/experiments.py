@@ -80,12 +80,14 @@ EXPERIMENTS: dict[str, Experiment] = {
     "siamese_resnet18": _siamese(2, ("resnet18_difference", "resnet18_absolute", "resnet18_absolute_2x2")),
     # One held-out fifth of 322 lefts cannot order two networks two hundredths apart.
     "siamese_pooling": _siamese(2, ("resnet18_absolute", "resnet18_absolute_2x2"), n_folds=5),
-    # 2×2 pooling leaves 4×3 places of the report's input, 2×2 of one half its height and width.
     "siamese_pooling_full_size": _siamese(2, ("resnet18_absolute_full", "resnet18_absolute_2x2_full"), n_folds=3),
     "siamese_pooling_augmented": _siamese(
         2, ("resnet18_absolute_augmented", "resnet18_absolute_2x2_augmented"), n_folds=3),
+    "siamese_full_size": _siamese(
+        2, ("resnet18_difference_full", "resnet18_absolute_full", "resnet18_absolute_2x2_full")),
     "siamese_vgg16": _siamese(3, ("vgg16_relu_cosine", "vgg16_relu_cosine_lr005", "vgg16_sigmoid_absolute")),
     "siamese_vgg16_rates": _siamese(3, ("vgg16_sigmoid_absolute_lr0001", "vgg16_relu_absolute_lr005")),
+    "siamese_vgg16_long": _siamese(3, ("vgg16_sigmoid_absolute_long",)),
     "siamese_infonce": _siamese(2, ("resnet18_infonce",)),
     "siamese_infonce_border_neutral": _siamese(2, ("resnet18_infonce_border_neutral",)),
     "pretrained": Experiment(4, (
@@ -103,9 +105,10 @@ EXPERIMENTS: dict[str, Experiment] = {
         "adapter_lite0", "adapter_triplet", "adapter_contrastive", "adapter_cross_entropy", "adapter_euclidean",
         "adapter_bilinear", "adapter_two_sided")),
     "licences": Experiment(6, ("best_without_landmarks", "best_without_faces", "adapter_lite0_small")),
-    "fast": Experiment(6, ("fast",)),
     "shipped": Experiment(6, ("adapter_lite0_small_border_neutral",)),
+    "ablation": Experiment(6, ("best", "fast")),  # with tables of the members of `best` and of fewer pairs
     "self_training": Experiment(6, ("best_self_trained",)),
+    "self_training_border_neutral": Experiment(6, ("best_self_trained_border_neutral",)),
     "fine_tuning": Experiment(7, ("adapter_lite0", "tuned_lite0", "best_tuned")),
     "one_to_one": Experiment(8, ("best", "best_border_neutral"), decoders=tuple(DECODERS)),
     "self_training_one_to_one": Experiment(8, ("best_self_trained",), decoders=("CSLS", "belief propagation")),
