@@ -13,7 +13,8 @@ import pytest
 
 from conftest import picture
 from tll_utils import runtime
-from tll_utils.data.dataset import DatasetError, load_dataset
+from tll_utils.data import dataset
+from tll_utils.data.dataset import DatasetError, data_source, load_dataset
 
 
 def report(path: Path) -> str:
@@ -214,6 +215,21 @@ def test_data_tll_comes_before_the_sample(checkout, capsys):
     shutil.copytree(checkout / "data/sample", checkout / "data/tll")
     assert load_dataset().name == "TLL"
     assert capsys.readouterr().out == f"data set: TLL (data/tll) · {COUNTS}"
+
+
+@pytest.mark.parametrize("folder", ["challenge", "competitions/challenge"])
+def test_what_was_added_to_a_kaggle_notebook_comes_before_the_sample(checkout, tmp_path, monkeypatch, capsys, folder):
+    """Other inputs beside it are let alone, and `data/tll` still comes first."""
+    monkeypatch.setattr(dataset, "KAGGLE", tmp_path / "input")
+    (tmp_path / "input" / "another").mkdir(parents=True)
+    (tmp_path / "input" / "another" / "train.csv").write_text("a\n", encoding="utf-8")
+    assert load_dataset().name == "sample"
+    shutil.copytree(checkout / "data/sample", tmp_path / "input" / folder)
+    capsys.readouterr()
+    assert load_dataset().name == "TLL"
+    assert capsys.readouterr().out == f"data set: TLL ({Path('input', folder).parent.name}/challenge) · {COUNTS}"
+    shutil.copytree(checkout / "data/sample", checkout / "data/tll")
+    assert data_source()[2] == "data/tll"
 
 
 @pytest.mark.parametrize("relative", [True, False])

@@ -16,6 +16,7 @@ from tll_utils.data.checks import FACTORS, N_CANDIDATES, TEST, TRUTH, DatasetErr
 from tll_utils.data.images import File, Images
 from tll_utils.data.pairs import Pairs
 
+KAGGLE = Path("/kaggle/input")  # where a notebook there finds what was added to it
 COMPRESSIONS = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED  # others may expand to more than the size they declare
 
 
@@ -52,8 +53,8 @@ class Dataset:
 def load_dataset(path: str | Path | None = None) -> Dataset:
     """The data set of a folder or zip, every table and every image checked; one line says which it is.
 
-    Without `path`: `$TLL_DATA` (a relative one starts at the checkout), else `data/tll` or `data/tll.zip`, else the
-    sample. On TLL the first load takes 5 seconds, a later one less than one. Raises DatasetError with all problems.
+    Without `path`: `$TLL_DATA` (a relative one starts at the checkout), else `data/tll`, `data/tll.zip`, what was added
+    to a Kaggle notebook, or the sample. The first load of TLL takes 5 seconds. Raises DatasetError with all problems.
     """
     path, name, shown = data_source(path)
     try:
@@ -83,9 +84,10 @@ def data_source(path: str | Path | None = None) -> tuple[Path, str, str]:
     if path is not None:
         return Path(path), Path(path).resolve().name.removesuffix(".zip"), "given path"
     data, named = runtime.project_root() / "data", runtime.named_path("TLL_DATA")
-    places = [named] if named else [place for place in (data / "tll", data / "tll.zip") if os.path.lexists(place)]
+    added = [table.parent for depth in ("*", "*/*") for table in KAGGLE.glob(f"{depth}/{TEST}")]
+    places = [named] if named else [p for p in (data / "tll", data / "tll.zip", *added) if os.path.lexists(p)]
     if places and places[0].resolve() != (data / "sample").resolve():  # TLL_DATA may ask for the sample
-        return places[0], "TLL", "$TLL_DATA" if named else f"data/{places[0].name}"
+        return places[0], "TLL", "$TLL_DATA" if named else f"{places[0].parent.name}/{places[0].name}"
     return data / "sample", "sample", "data/sample"
 
 

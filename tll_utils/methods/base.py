@@ -157,9 +157,8 @@ class SelfTrained(Method):
             rows, columns = sure_answers(clone(Calibrated(self.method)).fit(train), *unlabelled, lists.candidates)
             groups = np.split(near_duplicate_groups(left.raw.joined(right.raw)), [n, len(left), len(left) + m])
             known = np.isin(groups[1][rows], groups[0]) | np.isin(groups[3][columns], groups[2])
-            rows, columns = n + rows[~known], m + columns[~known]
-            rows, columns = np.append(train.left.rows, rows), np.append(train.right.rows, columns)
-            pairs = Pairs(left.take(rows), right.take(columns))
+            rows = np.append(train.left.rows, n + rows[~known])
+            pairs = Pairs(left.take(rows), right.take(np.append(train.right.rows, m + columns[~known])))
         self.n_answers_, self.method_ = len(pairs) - len(train), clone(self.method).fit(pairs)
         return self
 
