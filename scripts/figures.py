@@ -22,6 +22,7 @@ from tll_utils.cli import SHIPPED
 from tll_utils.data.dataset import load_dataset
 from tll_utils.data.images import HEIGHT, WIDTH
 from tll_utils.evaluation.statistics import bootstrap_interval
+from tll_utils.methods.adapters import VARIANTS
 from tll_utils.methods.from_scratch import SiameseNetwork
 from tll_utils.methods.registry import get_entry
 from tll_utils.report import plots
@@ -40,6 +41,7 @@ PUBLISHED_BEST = {
     "report's best": "report",
     "a blog's claim": "a blog's claim, without metric or backbone",
 }  # label → source
+N_PAIRS, MORE_PAIRS = 1280, (1600, 2000)  # training pairs: in a fold of TLL; in all of them and of the challenge
 QUESTION = 16  # row of the sample's query that the figure of the task shows
 Drawing = tuple[Figure, pd.DataFrame]
 Recipe = tuple[Callable[[], Drawing], tuple[str, ...]]  # how it is drawn, the files of data/results it is drawn from
@@ -106,6 +108,38 @@ def results() -> Drawing:
     rows = [{"method": name.replace("`", ""), **table.loc[ours], "report": published.get(theirs, np.nan)}
             for name, theirs, ours in FAMILIES if ours in table.index]  # fmt: skip
     return _dots(pd.DataFrame(rows))
+
+
+def ablation() -> Drawing:
+    """The five adapters of `best`: each alone, and what the other four are together."""
+    members = load_table("ablation", "members")
+    words = ["all inputs", "all but the faces", *(f"Lite{variant} and the faces" for variant in VARIANTS)]
+    table = pd.DataFrame({"method": words, "top2": members["alone"], "low": members["alone_low"]})
+    table = table.assign(high=members["alone_high"], task="inductive", beside=members["without"], report=np.nan)
+    best = _table(recorded_methods("ablation")).iloc[:1].assign(method="all five: best", beside=np.nan)
+    return _dots(pd.concat([table, best], ignore_index=True), beside="the other four without it")
+
+
+def learning_curve() -> Drawing:
+    """Accuracy by the number of training pairs; straight lines in its logarithm through the last four predict more."""
+    full = _table(recorded_methods("ablation")).rename(columns={"low": "top2_low", "high": "top2_high"})
+    table = pd.concat([load_table("ablation", "learning_curve"), full.assign(pairs=N_PAIRS)])
+    table = table.drop(columns=["task", "beside", "report"]).assign(predicted=False)
+    fig, ax = plt.subplots(figsize=(PAGE, 2.6), layout="constrained")
+    for name, marker, color in (("best", "o", plots.OURS), ("fast", "s", plots.TOGETHER)):
+        curve = table[table["method"] == get_entry(name).title].sort_values("pairs")
+        ax.plot(curve["pairs"], curve["top2"], marker, color=color, label=name, linestyle="-")
+        ax.vlines(curve["pairs"], curve["top2_low"], curve["top2_high"], color=color, linewidth=2, alpha=0.6)
+        slope, start = np.polyfit(np.log2(curve["pairs"][-4:]), curve["top2"][-4:], 1)
+        more = pd.DataFrame({"pairs": MORE_PAIRS, "top2": start + slope * np.log2(MORE_PAIRS), "predicted": True})
+        ax.plot(more["pairs"], more["top2"], marker, color=color, markerfacecolor="white", linestyle=":")
+        table = pd.concat([table, more.assign(method=get_entry(name).title)])
+    pairs = sorted(table["pairs"].unique())
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(pairs, [f"{n:,}" for n in pairs])
+    ax.set(xlabel="training pairs (hollow: predicted)", ylabel="expected top-2")
+    ax.legend(loc="lower right")
+    return fig, table.round(4)
 
 
 def by_face() -> Drawing:
@@ -202,7 +236,15 @@ FIGURES: dict[str, Recipe] = {
     # The report's face recipe beside faces that are detected and gated.
     "face_fusion": _methods("face_fusion", "sub_categories", beside=["report's best"]),
     # What each ingredient of the best inductive method is worth.
-    "adapters": _methods("adapters", "fine_tuning", "self_training", beside=["report's best", "a blog's claim"]),
+    "adapters": _methods(
+        "adapters",
+        "fine_tuning",
+        "self_training",
+        "self_training_border_neutral",
+        beside=["report's best", "a blog's claim"],
+    ),
+    "ablation": (ablation, ("ablation.json", "ablation_members.csv")),
+    "learning_curve": (learning_curve, ("ablation.json", "ablation_learning_curve.csv")),
     "one_to_one": _methods("one_to_one", "self_training_one_to_one", beside=["a blog's claim"]),
     "by_face": (by_face, ("face_fusion_faces.csv", "adapters_top2.csv", "licences_top2.csv")),
     "by_border": (by_border, ("shortcuts_top2.csv", "adapters_top2.csv")),
