@@ -6,7 +6,7 @@
 #   make test-faults kill runs and damage files many more times than `make test` does
 #   make reproduce   record the TLL results into data/results/          (TLL_DATA=<folder>)
 #   make submission  score test_candidates.csv of a folder               (TLL_DATA=<folder> [METHOD=<name>])
-#   make bench       measure speed and memory, write build/bench.csv
+#   make bench       measure speed and memory, write build/bench.json
 #   make notebooks   re-run the notebooks in place on the sample, to commit their outputs
 #   make sample      draw data/sample again
 #   make lock        compile pyproject.toml to requirements.txt          ([UPGRADE=--upgrade])

@@ -4,11 +4,11 @@ Every ratio compares medians of repeats that take turns, so that whatever else t
 """
 
 import argparse
+import json
 import os
 import resource
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -19,15 +19,18 @@ import dlib
 import numpy as np
 import pandas as pd
 
+from scripts.growth import LAYER, NETWORK, POOL, extract_anew, growth, plot, repeated
+from scripts.recording import environment
 from tll_utils.data.dataset import N_CANDIDATES, load_dataset
-from tll_utils.data.images import Images
 from tll_utils.data.pairs import Pairs, pair_table
 from tll_utils.features.backbones import backbone
 from tll_utils.features.efficientnet_lite import efficientnet_lite
-from tll_utils.features.embedding import BATCH_SIZE, Extractor, embed
+from tll_utils.features.embedding import BATCH_SIZE
 from tll_utils.features.faces import find_faces
 from tll_utils.features.inference import compile_forward, precision_name
-from tll_utils.runtime import keras, project_root, write_text
+from tll_utils.methods.registry import get_method
+from tll_utils.report.plots import save_figure
+from tll_utils.runtime import build_dir, keras, project_root, write_text
 from tll_utils.siamese import training
 from tll_utils.siamese.batches import InBatchNegatives, cached
 from tll_utils.siamese.losses import masked_binary_cross_entropy
@@ -37,7 +40,6 @@ N_FACE_IMAGES = 200
 N_SPEED = 2000  # images of the end-to-end run, as many as a side of the test set
 N_MEMORY = (1000, 8000)
 SIZE, BATCH, N_STEPS, N_QUERIES = (123, 100), 32, 2, 40
-NETWORK, LAYER, POOL = "efficientnet_lite0", "head", "grid3x2"
 QUIET: Any = 0  # Keras takes numbers and declares text
 
 Row = dict[str, object]
@@ -67,11 +69,6 @@ def interleaved(tasks: Mapping[str, Callable[[], object]], *, repeats: int = REP
     return {name: float(np.median(values)) for name, values in seconds.items()}
 
 
-def repeated(images: Images, n: int) -> Images:
-    """The same files again and again, as a folder of n images."""
-    return Images([str(i) for i in range(n)], [images.files[i % len(images)] for i in range(n)])
-
-
 # --- embedding ------------------------------------------------------------------
 
 
@@ -90,19 +87,13 @@ def embedding() -> list[Row]:
     tasks[common] = partial(efficientnet_lite(0).predict, images[0][None], verbose=QUIET)
     n_images = dict.fromkeys(tasks, len(batch)) | {common: 1, end_to_end: N_SPEED}
     with patch.dict(os.environ, {"TLL_ENGINE": "openvino", "TLL_PRECISION": fast}):
-        tasks[end_to_end] = partial(_extract_anew, repeated(images, N_SPEED), network.extractor([LAYER], [POOL]))
+        tasks[end_to_end] = partial(extract_anew, repeated(images, N_SPEED), network.extractor([LAYER], [POOL]))
         seconds = interleaved(tasks)
     speed = {name: n_images[name] / seconds[name] for name in tasks}
     against = [(name, keras_name) for name in tasks if name.startswith("OpenVINO")]
     against += [(end_to_end, fast_name), (end_to_end, common)]
     references = [row(name, speed[name], "images/s") for name in (keras_name, common)]
     return references + [row(a, speed[a], "images/s", ratio=speed[a] / speed[b], to=b) for a, b in against]
-
-
-def _extract_anew(images: Images, extractor: Extractor) -> None:
-    """Embed with an empty cache."""
-    with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, {"TLL_CACHE": folder}):
-        embed(images, extractor)
 
 
 # --- memory ---------------------------------------------------------------------
@@ -122,7 +113,7 @@ def _peak_of_process(n: int) -> float:
 def peak_memory(n: int) -> float:
     """Megabytes this process needed at most, after embedding n images in the fastest precision."""
     with patch.dict(os.environ, {"TLL_PRECISION": "auto"}):
-        _extract_anew(repeated(load_dataset().train.left.base, n), backbone(NETWORK).extractor([LAYER], [POOL]))
+        extract_anew(repeated(load_dataset().train.left.base, n), backbone(NETWORK).extractor([LAYER], [POOL]))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1e6 if sys.platform == "darwin" else 1e3)  # bytes there, kilobytes elsewhere
 
@@ -223,25 +214,51 @@ def faces() -> list[Row]:
     return compared({name: len(pictures) / seconds[name] for name in ways}, "images/s") + compared(found, "images")
 
 
-SECTIONS = {"embedding": embedding, "memory": memory, "siamese": siamese, "faces": faces}
+# --- methods --------------------------------------------------------------------
+
+
+def methods() -> list[Row]:
+    """`best` and `fast` on the sample, their features cached: fitted, and scores of all test images."""
+    data = load_dataset()
+    fit, score = {}, {}
+    for name in ("best", "fast"):
+        method = get_method(name).fit(data.train)
+        fit[f"{name}: fit of {len(data.train)} pairs"] = partial(get_method(name).fit, data.train)
+        what = f"{name}: scores of {len(data.test.left)}×{len(data.test.right)}"
+        score[what] = partial(method.scores, data.test.left, data.test.right)
+    return compared(interleaved(fit, repeats=1), "s", costs=True) + compared(
+        interleaved(score, repeats=2), "s", costs=True
+    )
+
+
+SECTIONS = {"embedding": embedding, "memory": memory, "siamese": siamese, "faces": faces, "methods": methods}
+GROWTH = "growth"  # of scripts/growth.py, the last section
 
 
 def main() -> None:
-    """The command line: print the table and write it to build/bench.csv."""
+    """The command line: print the tables and write them to build/bench.json."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("sections", nargs="*", help=f"default: all of {', '.join(SECTIONS)}")
+    parser.add_argument("sections", nargs="*", help=f"default: all of {', '.join([*SECTIONS, GROWTH])}")
     parser.add_argument("--peak", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     os.environ["TLL_PROGRESS"] = "0"
     if arguments.peak:
         print(peak_memory(arguments.peak))
         return
-    sections = arguments.sections or list(SECTIONS)
-    if unknown := set(sections) - set(SECTIONS):
-        parser.error(f"unknown sections {sorted(unknown)}; known: {', '.join(SECTIONS)}")
-    table = pd.DataFrame([{"section": section, **line} for section in sections for line in SECTIONS[section]()])
-    write_text(project_root() / "build" / "bench.csv", table.to_csv(index=False))
-    print(table.to_string(index=False, na_rep=""))
+    sections = arguments.sections or [*SECTIONS, GROWTH]
+    if unknown := set(sections) - {*SECTIONS, GROWTH}:
+        parser.error(f"unknown sections {sorted(unknown)}; known: {', '.join([*SECTIONS, GROWTH])}")
+    rows = [{"section": one, **line} for one in sections if one != GROWTH for line in SECTIONS[one]()]
+    tables = {"ratios": pd.DataFrame(rows)} if rows else {}
+    if GROWTH in sections:
+        tables[GROWTH] = growth()
+        save_figure(plot(tables[GROWTH]), GROWTH, tables[GROWTH], folder=build_dir())
+    for table in tables.values():
+        print(table.to_string(index=False, na_rep=""))
+    content = {"environment": environment()} | {
+        name: json.loads(table.to_json(orient="records")) for name, table in tables.items()
+    }
+    write_text(build_dir() / "bench.json", json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":
