@@ -18,7 +18,6 @@ from matplotlib.image import AxesImage
 from scripts.drawing import Box, accuracy_dots, box_diagram, dots_legend, table_picture
 from scripts.house import house
 from scripts.recording import FAMILIES
-from tll_utils.cli import SHIPPED
 from tll_utils.data.dataset import load_dataset
 from tll_utils.data.images import HEIGHT, WIDTH
 from tll_utils.evaluation.statistics import bootstrap_interval
@@ -30,6 +29,7 @@ from tll_utils.report.experiments import EXPERIMENTS, faces_in_pair
 from tll_utils.report.results import load_per_left, load_table, published_results, recorded_methods, results_dir
 from tll_utils.report.submission import candidate_scores
 from tll_utils.runtime import atomic_write, project_root, sha256_of, write_text
+from tll_utils.search.commands import SHIPPED
 from tll_utils.search.saving import load
 from tll_utils.siamese.training import layer_table
 

@@ -18,9 +18,9 @@ PLACES = {  # room → place in the diagram (x, y) and what it holds
     "similarity": (2.4, 1.4, "embeddings → S"),
     "evaluation": (2.4, -1.4, "S → numbers"),
     "methods": (7.2, 0, "fit and scores"),
-    "report": (9.6, 0.7, "recorded results"),
-    "search": (9.6, -0.7, "your own pictures"),
-    "cli": (12, 0, "the command tll"),
+    "report": (9.6, 0, "recorded results"),
+    "search": (12, 0, "your own pictures"),
+    "cli": (14.4, 0, "the command tll"),
 }
 
 
@@ -52,7 +52,7 @@ def house() -> tuple[Figure, pd.DataFrame]:
     """An arrow for each import of a room by another, from what is imported to what imports it."""
     names, imports = list(PLACES), room_imports()
     boxes = [Box(f"{name}\n{text}", x, y, "#eef2f8", 1.9, 0.8) for name, (x, y, text) in PLACES.items()]
-    fig, ax = plt.subplots(figsize=(10, 3), layout="constrained")
+    fig, ax = plt.subplots(figsize=(11.8, 3), layout="constrained")
     arrows = sorted((names.index(other), names.index(room)) for room, other in direct(imports))
     box_diagram(ax, boxes, arrows)
     return fig, pd.DataFrame(sorted(imports), columns=["room", "imports"])

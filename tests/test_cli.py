@@ -112,7 +112,7 @@ def test_python_m_runs_it_without_tensorflow():
 def test_submission_of_a_folder_of_six_pairs_and_three_queries(submit, monkeypatch):
     """Decoded one-to-one where the method is a calibrated one: other scores than its own."""
     together = Calibrated(get_method("file_size"))
-    monkeypatch.setattr(cli, "_registered", lambda name: together if name == "together" else get_method(name))
+    monkeypatch.setattr(cli, "registered", lambda name: together if name == "together" else get_method(name))
     alone, decoded = (submit("--method", method) for method in ("file_size", "together"))
     assert list(alone.left) == list(decoded.left) == ["q0", "q1", "q2"]
     assert alone.iloc[:, 1:].nunique(axis=1).min() > 1

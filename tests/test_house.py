@@ -19,8 +19,9 @@ ASIDE = {"similarity", "evaluation"}  # arrays in, arrays out
 BELOW: dict[str, set[str]] = {"runtime": set(), "similarity": set(), "evaluation": set(), "data": {"runtime"}}
 BELOW["features"] = BELOW["siamese"] = ASIDE | {"data", "runtime"}
 BELOW["methods"] = BELOW["features"] | {"features", "siamese"}
-BELOW["report"] = BELOW["search"] = BELOW["methods"] | {"methods"}
-BELOW["cli"] = BELOW["report"] | {"report", "search"}
+BELOW["report"] = BELOW["methods"] | {"methods"}
+BELOW["search"] = BELOW["report"] | {"report"}
+BELOW["cli"] = BELOW["search"] | {"search"}
 BELOW["__main__"] = {"cli"}
 
 MAX_FILE, MAX_FUNCTION, MAX_PACKAGE = 300, 40, 4700  # lines

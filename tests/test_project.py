@@ -19,6 +19,7 @@ from tll_utils.features.presets import Network
 from tll_utils.methods import registry
 from tll_utils.methods.registry import BEST
 from tll_utils.runtime import keras, project_root
+from tll_utils.search import commands
 
 ROOT = project_root()
 
@@ -182,7 +183,7 @@ def test_the_other_commands_of_the_readme_run_in_their_order(users_folder, capsy
 
 
 def test_the_shipped_model_is_small_and_its_card_says_what_was_recorded():
-    folder = ROOT / "tll_utils" / "search" / cli.SHIPPED
+    folder = ROOT / "tll_utils" / "search" / commands.SHIPPED
     assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= 8e6
     card = (folder / "README.md").read_text(encoding="utf-8")
-    assert cli._recorded_accuracy(cli.SHIPPED) in card and "**Faces:** not used" in card
+    assert commands.recorded_accuracy(commands.SHIPPED) in card and "**Faces:** not used" in card

@@ -8,13 +8,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from tll_utils import runtime
+from tll_utils.search.commands import DEFAULT_METHOD, add_own_data, path, registered
 
-DEFAULT_METHOD = "best"
 UNSHOWN = "backslashreplace"  # the name of a file that the terminal's encoding lacks must not end the run
-SHIPPED = "adapter_lite0_small_border_neutral"  # comes with the package: Lite0 features, no faces
 FAILURES = (ValueError, OSError, RuntimeError)  # of bad input; their texts name the file and the remedy
 ELSEWHERE = "name other folders: TLL_CACHE or --cache for what is computed, --out, --save for what is written"
 REMEDIES = {  # of the system's errors, whose texts name the file
@@ -70,70 +68,13 @@ def submit(arguments: Arguments) -> None:
     from tll_utils.search.saving import load
 
     started, dataset = time.perf_counter(), load_dataset()
-    method = load(arguments.model) if arguments.model else _registered(arguments.method).fit(dataset.train)
+    method = load(arguments.model) if arguments.model else registered(arguments.method).fit(dataset.train)
     scores = candidate_scores(dataset, method)
     out = arguments.out or runtime.build_dir() / "submission.csv"
     write_submission(dataset, scores, out)
     print(f"{out}: {len(scores)} rows by {arguments.model or arguments.method}, {time.perf_counter() - started:.0f} s")
     if dataset.test.truth is not None and len(scores):
         print(f"top-2 accuracy on the known truth: {topk_accuracy(scores, dataset.test.truth):.3f}")
-
-
-def look_alikes(arguments: Arguments) -> None:
-    """Find the look-alikes of every picture of a folder or zip, and write a page of them."""
-    import pandas as pd
-
-    from tll_utils.search.gallery import write_page
-    from tll_utils.search.look_alikes import look_alikes
-    from tll_utils.search.pictures import collect
-
-    method = _fitted(arguments.model)
-    gallery = collect(arguments.folder)
-    queries = collect(arguments.query) if arguments.query else gallery
-    keep = arguments.keep_near_duplicates
-    table = look_alikes(method, queries.images, gallery.images, top=arguments.top, keep_near_duplicates=keep)
-    unreadable = pd.concat([gallery.unreadable, queries.unreadable]).drop_duplicates()
-    copies = "each shown" if keep else "left out, or named beside the one that is shown"
-    texts = {"title": f"Look-alikes in {arguments.folder.name}"}
-    texts["model_text"] = f"Compared by {arguments.model}. Near-duplicates are {copies}."
-    page = write_page(table, queries.images, gallery.images, unreadable, arguments.out, **texts)
-    for file, problem in unreadable.itertuples(index=False):
-        print(f"left out: {file}: {problem}", file=sys.stderr)
-    print(f"{len(queries.images)} pictures answered from {len(gallery.images)}: open {page}")
-
-
-def fit(arguments: Arguments) -> None:
-    """Train a method on the data set, or on your own pairs, and save it."""
-    from tll_utils.data.dataset import load_dataset
-    from tll_utils.search.own_data import read_pairs
-    from tll_utils.search.saving import save
-
-    method = _registered(arguments.method)
-    train = read_pairs(arguments.pairs, arguments.pictures) if arguments.pairs else load_dataset().train
-    folder = arguments.save or runtime.build_dir() / "models" / arguments.method
-    save(method.fit(train), folder, train=train, accuracy=_recorded_accuracy(arguments.method), half=arguments.half)
-    print(f"{folder}: {arguments.method}, trained on {len(train)} pairs")
-
-
-def evaluate(arguments: Arguments) -> None:
-    """Measure a saved model on candidate lists or pairs of your own, or on the data set's test images."""
-    from tll_utils.data.dataset import load_dataset
-    from tll_utils.report.submission import candidate_scores
-    from tll_utils.search import own_data
-
-    method, k = _fitted(arguments.model), arguments.top
-    if arguments.lists is None:
-        test = (dataset := load_dataset()).test
-        if test.truth is None:
-            sys.exit("the truth of this data set is not published: give a table of candidate lists and its pictures")
-        table = own_data.solved_table(test.left.ids, candidate_scores(dataset, method), test.truth, k=k)
-    elif arguments.pairs:
-        table = own_data.solved_pairs(method, own_data.read_pairs(arguments.lists, arguments.pictures), k=k)
-    else:
-        table = own_data.solved(method, own_data.read_lists(arguments.lists, arguments.pictures), k=k)
-    print(own_data.summary(table, k=k))
-    if arguments.out:
-        runtime.write_text(arguments.out, table.to_csv(index=False, lineterminator="\n"))
 
 
 def clean(arguments: Arguments) -> None:
@@ -143,42 +84,6 @@ def clean(arguments: Arguments) -> None:
         if folder.exists():
             shutil.rmtree(folder)
             print(f"deleted {folder}")
-
-
-# --- methods ----------------------------------------------------------------------
-
-
-def _registered(name: str):
-    from tll_utils.methods.registry import get_method
-
-    return get_method(name)
-
-
-def _fitted(model: str):
-    """The model of a folder, the one that comes with the package, or a method by name, fitted on the data set once."""
-    from tll_utils.data.dataset import load_dataset
-    from tll_utils.search.saving import load, save
-
-    places = [Path(model), runtime.build_dir() / "models" / model, Path(__file__).parent / "search" / model]
-    for folder in places:
-        if (folder / "model.json").exists():
-            return load(folder)
-    method, train = _registered(model), load_dataset().train
-    save(method.fit(train), places[1], train=train, accuracy=_recorded_accuracy(model))
-    return method
-
-
-def _recorded_accuracy(name: str) -> str:
-    from tll_utils.methods.registry import get_entry
-    from tll_utils.report.experiments import EXPERIMENTS
-    from tll_utils.report.results import recorded_methods
-
-    title = get_entry(name).title
-    for method in recorded_methods(*EXPERIMENTS):
-        if method["name"] == title:
-            low, high = method["interval95"]
-            return f"{method['expected_top2']} ({low} to {high}), {method['split']} on the 1,600 training pairs of TLL"
-    return "not recorded"
 
 
 # --- running ----------------------------------------------------------------------
@@ -201,17 +106,12 @@ def _common() -> argparse.ArgumentParser:
     """Options of every command; each stands for an environment variable and wins over it."""
     parser = argparse.ArgumentParser(add_help=False)
     options = parser.add_argument_group("options of every command, instead of environment variables")
-    options.add_argument("--data", type=_path, metavar="PATH", help="data set, a folder or zip ($TLL_DATA)")
-    options.add_argument("--cache", type=_path, metavar="FOLDER", help="what can be computed again ($TLL_CACHE)")
+    options.add_argument("--data", type=path, metavar="PATH", help="data set, a folder or zip ($TLL_DATA)")
+    options.add_argument("--cache", type=path, metavar="FOLDER", help="what can be computed again ($TLL_CACHE)")
     options.add_argument("--engine", metavar="NAME", help="openvino or keras ($TLL_ENGINE)")
     options.add_argument("--precision", metavar="NAME", help="auto, float32 or bfloat16 ($TLL_PRECISION)")
     options.add_argument("--quiet", action="store_const", const="0", help="no progress bars (TLL_PROGRESS=0)")
     return parser
-
-
-def _path(text: str) -> Path:
-    """A path from where the command was called, not from the checkout."""
-    return Path(text).expanduser().resolve()
 
 
 def _set_variables(arguments: Arguments) -> None:
@@ -247,42 +147,19 @@ def _parser() -> argparse.ArgumentParser:
     add("options", nargs="*", help="for pytest; without any, the notebooks are compared too")
     add = commands.add(submit, "submit --data challenge.zip --method best_one_to_one")
     add("--method", default=os.environ.get("METHOD") or DEFAULT_METHOD, metavar="NAME", help="registered ($METHOD)")
-    add("--model", type=_path, metavar="FOLDER", help="a saved model instead, which needs no training")
-    add("--out", type=_path, metavar="FILE", help="default: build/submission.csv")
+    add("--model", type=path, metavar="FOLDER", help="a saved model instead, which needs no training")
+    add("--out", type=path, metavar="FILE", help="default: build/submission.csv")
     add = commands.add(reproduce, "reproduce --data data/tll shortcuts adapters")
     add("experiments", nargs="*", default=(os.environ.get("ONLY") or "").split(), help="default: all ($ONLY)")
-    _add_own_data(commands)
+    add_own_data(commands.add)
     add = commands.add(convert, "convert left.zip right.zip data/tll")
     for name, text in {"left": "zip", "right": "zip", "out": "a folder that is made"}.items():
-        add(name, type=_path, help=text)
+        add(name, type=path, help=text)
     add = commands.add(bench, "bench inference faces")
     add("sections", nargs="*", help="default: all")
     add = commands.add(clean, "clean --all")
     add("--all", action="store_true", help="build/ too: reports, models, trainings")
     return parser
-
-
-def _add_own_data(commands: _Commands) -> None:
-    add = commands.add(look_alikes, "look-alikes holiday/ --query portrait.jpg --out found", "look-alikes")
-    add("folder", type=_path, help="a folder, with sub-folders, or a zip")
-    add("--query", type=_path, metavar="IMAGE_OR_FOLDER", help="default: every picture of the folder")
-    add("--model", default=SHIPPED, metavar="NAME_OR_FOLDER", help=f"a method or a saved model; default: {SHIPPED}")
-    add("--top", type=int, default=10, metavar="N", help="look-alikes of each picture; default: 10")
-    add("--out", type=_path, default=Path("look-alikes"), metavar="FOLDER", help="default: look-alikes")
-    add("--keep-near-duplicates", action="store_true", help="show copies of a picture too")
-    add = commands.add(fit, "fit pairs.csv pictures/ --method adapter_lite0 --save models/mine")
-    add("pairs", type=_path, nargs="?", help="CSV with the columns left,right; without it the data set's pairs")
-    add("pictures", type=_path, nargs="?", help="folder or zip of the pictures that the CSV names")
-    add("--method", default=DEFAULT_METHOD, metavar="NAME", help=f"of the registry; default: {DEFAULT_METHOD}")
-    add("--save", type=_path, metavar="FOLDER", help="default: build/models/NAME")
-    add("--half", action="store_true", help="half precision: half the size")
-    add = commands.add(evaluate, "evaluate lists.csv pictures/ --model models/mine --top 2")
-    add("lists", type=_path, nargs="?", help="CSV left,right,c0,c1,…: query, truth, candidates")
-    add("pictures", type=_path, nargs="?", help="folder or zip of the pictures that the CSV names")
-    add("--pairs", action="store_true", help="the CSV has pairs left,right: lists of 20 drawn from all rights")
-    add("--model", default=SHIPPED, metavar="NAME_OR_FOLDER", help=f"a method or a saved model; default: {SHIPPED}")
-    add("--top", type=int, default=2, metavar="K", help="solved: the truth is among the K best; default: 2")
-    add("--out", type=_path, metavar="FILE", help="a CSV with every query's result")
 
 
 def main(options: list[str] | None = None) -> None:
