@@ -10,8 +10,9 @@ from tll_utils import runtime
 DEFAULT_METHOD = "best"
 SHIPPED = "adapter_lite0_small_border_neutral"  # comes with the package: Lite0 features, no faces
 INDEX_HELP = (
-    "an index of the folder's pictures, for many of them or many runs: made where it is missing, new pictures are "
-    "added; copies of a picture are shown, and scores have no parts; needs faiss"
+    "for large folders or many runs: an index of the pictures, made where it is missing, to which new pictures are "
+    "added. Near-duplicates are shown, and scores are not divided into parts. Needs faiss and the model of the package "
+    "or an adapter like it"
 )
 
 Arguments = argparse.Namespace

