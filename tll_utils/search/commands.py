@@ -10,8 +10,9 @@ from tll_utils import runtime
 DEFAULT_METHOD = "best"
 SHIPPED = "adapter_lite0_small_border_neutral"  # comes with the package: Lite0 features, no faces
 INDEX_HELP = (
-    "an index of the folder's pictures, for many of them or many runs: made where it is missing, new pictures are "
-    "added; copies of a picture are shown, and scores have no parts; needs faiss"
+    "for large folders or many runs: an index of the pictures, made where it is missing, to which new pictures are "
+    "added. Near-duplicates are shown, and scores are not divided into parts. Needs faiss and the model of the package "
+    "or an adapter like it"
 )
 
 Arguments = argparse.Namespace
@@ -38,7 +39,7 @@ def look_alikes(arguments: Arguments) -> None:
     else:
         table = look_alikes(method, *sides, top=top, keep_near_duplicates=keep)
     unreadable = pd.concat([gallery.unreadable, queries.unreadable]).drop_duplicates()
-    copies = "each shown" if keep else "left out, or named beside the one that is shown"
+    copies = "each shown" if keep or arguments.index else "left out, or named beside the one that is shown"
     texts = {"title": f"Look-alikes in {arguments.folder.name}"}
     texts["model_text"] = f"Compared by {arguments.model}. Near-duplicates are {copies}."
     page = write_page(table, *sides, unreadable, arguments.out, **texts)
