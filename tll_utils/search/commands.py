@@ -81,16 +81,23 @@ def registered(name: str):
 
 def fitted(model: str):
     """The model of a folder, the one that comes with the package, or a method by name, fitted on the data set once."""
+    from tll_utils.search.saving import load
+
+    return load(model_folder(model))
+
+
+def model_folder(model: str) -> Path:
+    """Folder of the saved model that `fitted` loads."""
     from tll_utils.data.dataset import load_dataset
-    from tll_utils.search.saving import load, save
+    from tll_utils.search.saving import save
 
     places = [Path(model), runtime.build_dir() / "models" / model, Path(__file__).parent / model]
     for folder in places:
         if (folder / "model.json").exists():
-            return load(folder)
+            return folder
     method, train = registered(model), load_dataset().train
     save(method.fit(train), places[1], train=train, accuracy=recorded_accuracy(model))
-    return method
+    return places[1]
 
 
 def recorded_accuracy(name: str) -> str:
