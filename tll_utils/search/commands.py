@@ -9,6 +9,10 @@ from tll_utils import runtime
 
 DEFAULT_METHOD = "best"
 SHIPPED = "adapter_lite0_small_border_neutral"  # comes with the package: Lite0 features, no faces
+INDEX_HELP = (
+    "an index of the folder's pictures, for many of them or many runs: made where it is missing, new pictures are "
+    "added; copies of a picture are shown, and scores have no parts; needs faiss"
+)
 
 Arguments = argparse.Namespace
 
@@ -18,19 +22,26 @@ def look_alikes(arguments: Arguments) -> None:
     import pandas as pd
 
     from tll_utils.search.gallery import write_page
-    from tll_utils.search.look_alikes import look_alikes
+    from tll_utils.search.look_alikes import indexed_look_alikes, look_alikes
     from tll_utils.search.pictures import collect
 
     method = fitted(arguments.model)
     gallery = collect(arguments.folder)
     queries = collect(arguments.query) if arguments.query else gallery
-    keep = arguments.keep_near_duplicates
-    table = look_alikes(method, queries.images, gallery.images, top=arguments.top, keep_near_duplicates=keep)
+    sides, top, keep = (
+        (queries.images, gallery.images),
+        arguments.top,
+        arguments.keep_near_duplicates or arguments.index,
+    )
+    if arguments.index:
+        table = indexed_look_alikes(method, *sides, arguments.index, top=top)
+    else:
+        table = look_alikes(method, *sides, top=top, keep_near_duplicates=keep)
     unreadable = pd.concat([gallery.unreadable, queries.unreadable]).drop_duplicates()
     copies = "each shown" if keep else "left out, or named beside the one that is shown"
     texts = {"title": f"Look-alikes in {arguments.folder.name}"}
     texts["model_text"] = f"Compared by {arguments.model}. Near-duplicates are {copies}."
-    page = write_page(table, queries.images, gallery.images, unreadable, arguments.out, **texts)
+    page = write_page(table, *sides, unreadable, arguments.out, **texts)
     for file, problem in unreadable.itertuples(index=False):
         print(f"left out: {file}: {problem}", file=sys.stderr)
     print(f"{len(queries.images)} pictures answered from {len(gallery.images)}: open {page}")
@@ -129,6 +140,7 @@ def add_own_data(add_command: Callable) -> None:
     add("--top", type=int, default=10, metavar="N", help="look-alikes of each picture; default: 10")
     add("--out", type=path, default=Path("look-alikes"), metavar="FOLDER", help="default: look-alikes")
     add("--keep-near-duplicates", action="store_true", help="show copies of a picture too")
+    add("--index", type=path, metavar="FOLDER", help=INDEX_HELP)
     add = add_command(fit, "fit pairs.csv pictures/ --method adapter_lite0 --save models/mine")
     add("pairs", type=path, nargs="?", help="CSV with the columns left,right; without it the data set's pairs")
     add("pictures", type=path, nargs="?", help="folder or zip of the pictures that the CSV names")

@@ -6,6 +6,7 @@
 
 import json
 from functools import partial
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -59,3 +60,13 @@ def _made(parts: dict[str, Any], found: dict[str, Any]) -> Any:
     made: Any = CLASSES[name](**found)
     made.__dict__.update(learned)
     return made
+
+
+def fingerprint(value: Any) -> str:
+    """SHA-256 of a fitted method: of its tree, arrays and weights; that of a loaded model is that of the saved one."""
+    parts: dict[int, tuple[str, Any]] = {}
+    digest = sha256(json.dumps(packed(value, parts), sort_keys=True).encode())
+    for _, part in parts.values():
+        for array in part.get_weights() if isinstance(part, keras.Model) else [np.asarray(part)]:
+            digest.update(f"{array.dtype} {array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,185 @@
+"""An index of a gallery: its vectors in a folder, searched by faiss; grows without being built anew.
+
+On 100,000 vectors PLACEHOLDER
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tll_utils.runtime import atomic_folder, damage_named, locked, read_json, sha256_of, write_text
+
+FORMAT = 1  # raise it when the files change
+FILES = INDEX, PICTURES, FACTS = ("index.faiss", "pictures.json", "index.json")
+AGAIN = "delete the folder, and it is built anew"
+MAX_FLAT = 50_000  # vectors that are compared one by one: exact
+BLOCK = 4096  # vectors read, added or looked up at a time
+
+
+class Index(NamedTuple):
+    """An opened index."""
+
+    vectors: Any  # faiss's index
+    ids: list[str]  # of the pictures, in the order of the vectors
+    facts: dict[str, Any]  # model: fingerprint; data: what each building and adding was given
+
+
+def import_faiss() -> Any:
+    """The module faiss. Raises RuntimeError with the remedy where it is not installed."""
+    try:
+        import faiss
+    except ImportError as error:
+        raise RuntimeError("an index needs faiss: pip install 'tll-utils[large]'") from error
+    return faiss
+
+
+def build_index(folder: Path, ids: Sequence[str], vectors: np.ndarray, *, model: str, data: object = None) -> None:
+    """Write an index of vectors (n, d) float32, in memory or mapped from a file, under the ids of their pictures.
+
+    model: fingerprint of the method whose `vectors` they are; data: what they were made of, for the record, as JSON.
+    The folder appears whole and replaces an older index. Raises ValueError where it holds something else, or ids and
+    vectors do not fit.
+    """
+    folder = folder.resolve()
+    if folder.exists() and (not folder.is_dir() or not {path.name for path in folder.iterdir()} <= {*FILES}):
+        raise ValueError(f"{folder} holds something other than an index: name another folder for the index")
+    if len(ids) != len(vectors) or len(set(ids)) < len(ids) or len(ids) == 0:
+        raise ValueError(f"{len(ids)} ids of {len(vectors)} vectors: give each vector an id of its own, at least one")
+    with atomic_folder(folder) as new:
+        _write(new, Index(_filled(vectors), list(ids), {"format": FORMAT, "model": model, "data": [data]}))
+
+
+def add(folder: Path, ids: Sequence[str], vectors: np.ndarray, *, model: str, data: object = None) -> int:
+    """Add those vectors (n, d) whose ids the index does not know; how many they are.
+
+    An exact index that outgrows MAX_FLAT becomes an approximate one; that keeps its lists, and is best built anew when
+    it has grown tenfold. Raises ValueError where the index is of another model or damaged.
+    """
+    with atomic_folder(folder := folder.resolve()) as new:  # which nobody else changes meanwhile
+        index = _read(folder, model)
+        known = set(index.ids)
+        rows = np.array([row for row, name in enumerate(ids) if name not in known], int)
+        grown = index.vectors
+        if grown.ntotal + len(rows) > MAX_FLAT and isinstance(grown, import_faiss().IndexFlat):
+            grown = _filled(grown.reconstruct_n(0, grown.ntotal), vectors[rows])
+        else:
+            _extend(grown, vectors, rows)
+        facts = index.facts | {"data": [*index.facts["data"], data]}
+        _write(new, Index(grown, index.ids + [ids[row] for row in rows.tolist()], facts))
+    return len(rows)
+
+
+def open_index(folder: Path, model: str | None = None) -> Index:
+    """Read an index. Raises ValueError where it is damaged, or of a model with another fingerprint."""
+    folder = folder.resolve()
+    with locked(folder):
+        return _read(folder, model)
+
+
+def search(
+    index: Index, queries: np.ndarray, top: int, *, among: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores, float32, and rows of the `top` vectors with the largest inner product, both (n_queries, top).
+
+    queries (n, d) float32: of left images. among: bool (n_vectors,), the rows that may be found. Where there are fewer
+    than `top`, scores are −∞ and rows −1. Raises ValueError where the widths differ.
+    """
+    if queries.shape[1] != index.vectors.d:
+        raise ValueError(f"queries {queries.shape} for vectors of width {index.vectors.d}: take both from one model")
+    options = {} if among is None else {"params": _selecting(index.vectors, among)}
+    blocks = [queries[start : start + BLOCK] for start in range(0, len(queries), BLOCK)]
+    found = [index.vectors.search(np.ascontiguousarray(block, np.float32), top, **options) for block in blocks]
+    empty = np.empty((0, top), np.float32), np.empty((0, top), np.int64)
+    scores, rows = (np.concatenate(arrays) for arrays in zip(empty, *found, strict=True))
+    return np.where(rows < 0, -np.inf, scores).astype(np.float32), rows
+
+
+def search_shards(
+    folders: Sequence[Path], queries: np.ndarray, top: int, *, model: str | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores, float32, and ids (str objects) of the `top` pictures of all indexes together, both (n_queries, top).
+
+    One index is in memory at a time. Of equal scores the one of the earlier folder is first; where there are fewer than
+    `top` pictures, scores are −∞ and ids "". Raises the errors of `open_index` and `search`.
+    """
+    best, names = np.full((len(queries), top), -np.inf, np.float32), np.full((len(queries), top), "", object)
+    for folder in folders:
+        index = open_index(folder, model)
+        scores, rows = search(index, queries, top)
+        found = np.array([*index.ids, ""], object)[rows]  # row −1 is the last
+        best, names = np.hstack([best, scores]), np.hstack([names, found])
+        ranked = np.argsort(-best, axis=1, kind="stable")[:, :top]
+        best, names = (np.take_along_axis(values, ranked, axis=1) for values in (best, names))
+    return best, names
+
+
+# --- faiss -----------------------------------------------------------------------------
+
+
+def _filled(*parts: np.ndarray) -> Any:
+    """faiss's index of all rows, of a kind chosen by their number."""
+    faiss, n = import_faiss(), sum(map(len, parts))
+    n_lists = int(4 * n**0.5)
+    kind = "Flat" if n <= MAX_FLAT else f"IVF{n_lists},SQ8"
+    index = faiss.index_factory(parts[0].shape[1], kind, faiss.METRIC_INNER_PRODUCT)
+    if not index.is_trained:
+        index.train(_sample(parts, 40 * n_lists))  # points that faiss wants for a list
+        index.nprobe = max(1, n_lists // 32)
+    for part in parts:
+        _extend(index, part, np.arange(len(part)))
+    return index
+
+
+def _sample(parts: Sequence[np.ndarray], size: int) -> np.ndarray:
+    """Random rows, at most `size`; of mapped files only these are read."""
+    share, rng = min(1, size / sum(map(len, parts))), np.random.default_rng(0)
+    rows = [np.sort(rng.choice(len(part), int(share * len(part)), replace=False)) for part in parts]
+    return np.concatenate([part[chosen] for part, chosen in zip(parts, rows, strict=True)], dtype=np.float32)
+
+
+def _extend(index: Any, vectors: np.ndarray, rows: np.ndarray) -> None:
+    if vectors.shape[1] != index.d:
+        raise ValueError(f"vectors {vectors.shape} for an index of width {index.d}: take both from one model")
+    for start in range(0, len(rows), BLOCK):
+        index.add(np.ascontiguousarray(vectors[rows[start : start + BLOCK]], np.float32))
+
+
+def _selecting(index: Any, among: np.ndarray) -> Any:
+    faiss = import_faiss()
+    selector = faiss.IDSelectorBitmap(np.packbits(among, bitorder="little"))
+    if isinstance(index, faiss.IndexIVF):
+        return faiss.SearchParametersIVF(sel=selector, nprobe=index.nprobe)
+    return faiss.SearchParameters(sel=selector)
+
+
+# --- files -----------------------------------------------------------------------------
+
+
+def _write(folder: Path, index: Index) -> None:
+    try:
+        import_faiss().write_index(index.vectors, str(folder / INDEX))
+    except RuntimeError as error:  # faiss's, of several lines
+        raise ValueError(
+            f"{folder / INDEX} cannot be written ({' '.join(str(error).split())}): free some space"
+        ) from error
+    write_text(folder / PICTURES, json.dumps(index.ids, ensure_ascii=False))
+    hashes = {name: sha256_of(folder / name) for name in (INDEX, PICTURES)}
+    write_text(folder / FACTS, json.dumps(index.facts | {"vectors": len(index.ids), "sha256": hashes}, indent=1))
+
+
+def _read(folder: Path, model: str | None) -> Index:
+    with damage_named(folder / FACTS, AGAIN):
+        facts = read_json(folder / FACTS)
+        if facts["format"] != FORMAT:
+            raise ValueError(f"its format is {facts['format']}, this tll_utils reads {FORMAT}")
+    if model not in (None, facts["model"]):
+        what = f"{folder} was made with another model (fingerprint {facts['model'][:16]}, not {model[:16]})"
+        raise ValueError(f"{what}: name that model, or another folder for the index")
+    for name in (INDEX, PICTURES):
+        with damage_named(folder / name, AGAIN):
+            if sha256_of(folder / name) != facts["sha256"][name]:
+                raise ValueError("its SHA-256 is not the recorded one")
+    return Index(import_faiss().read_index(str(folder / INDEX)), read_json(folder / PICTURES), facts)
