@@ -22,10 +22,11 @@ from tll_utils import runtime
 from tll_utils.data.folds import hash_bits
 from tll_utils.data.images import HEIGHT, WIDTH, Images
 from tll_utils.features.faces import find_faces
-from tll_utils.runtime import locked, prefetch, sha256_of
-from tll_utils.search.saving import MODEL, load
+from tll_utils.runtime import locked, prefetch
+from tll_utils.search.saving import load
 from tll_utils.search.sources import REMEDY, Sources, copy_of, file_system, find_sources
-from tll_utils.search.vectors import vectors
+from tll_utils.search.tree import fingerprint
+from tll_utils.search.vectors import adapter_of, vectors
 
 SETTINGS = "_embeddings.json"  # readers of Parquet pass over names that start with "_"
 SIDES = ("left", "right")  # queries, and pictures to be found
@@ -52,17 +53,14 @@ class Embedder:
     A batch goes the way of `collect`, through copies of 200×245, but in a folder that is deleted behind it.
     """
 
-    def __init__(self, model: dict[str, bytes], side: str, faces: bool):
+    def __init__(self, model: str, side: str, faces: bool):
         os.environ["TLL_PROGRESS"] = "0"
-        os.environ["TF_NUM_INTRAOP_THREADS"] = os.environ["LOKY_MAX_CPU_COUNT"] = os.environ["OMP_NUM_THREADS"]
-        self.side, self.faces = SIDES.index(side), faces
+        cores = os.environ.get("OMP_NUM_THREADS") or "1"  # of this worker, says Ray
+        os.environ["TF_NUM_INTRAOP_THREADS"] = os.environ["LOKY_MAX_CPU_COUNT"] = cores
+        self.method, self.side, self.faces = load(model), SIDES.index(side), faces
         with TemporaryDirectory() as folder:
-            for name, content in model.items():
-                (path := Path(folder, name)).parent.mkdir(exist_ok=True)
-                path.write_bytes(content)
-            self.method = load(folder)
-            Image.new("RGB", (WIDTH, HEIGHT)).save(blank := Path(folder, "blank.jpg"))
             os.environ["TLL_CACHE"] = folder
+            Image.new("RGB", (WIDTH, HEIGHT)).save(blank := Path(folder, "blank.jpg"))
             self.width = vectors(self.method, Images(["blank"], [blank]), self.side).shape[1]
 
     def __call__(self, batch: Any) -> Any:
@@ -84,8 +82,10 @@ class Embedder:
         if rows:
             embeddings[rows] = vectors(self.method, images, self.side)
             is_missing[rows] = False
-        for i, (bits, has_face) in enumerate(prefetch(lambda i: self._seen(images, i), range(len(images)))):
-            hashes[rows[i]], face[rows[i]] = np.packbits(bits, axis=1).view(np.uint64)[:, 0], has_face
+            bits = np.stack(list(prefetch(lambda row: hash_bits(images, row), range(len(rows)))))
+            hashes[rows] = np.packbits(bits, axis=2).view(np.uint64)[..., 0]
+        if self.faces:  # dlib's models are for one thread
+            face[rows] = [len(find_faces(image)) > 0 for image in images]
         columns = {
             "id": pa.array(ids, pa.string()),
             "embedding": pa.FixedSizeListArray.from_arrays(embeddings.ravel(), self.width, mask=pa.array(is_missing)),
@@ -95,10 +95,6 @@ class Embedder:
             "problem": pa.array([None if isinstance(copy, Path) else copy for copy in copies], pa.string()),
         }
         return pa.table(columns)
-
-    def _seen(self, images: Images, row: int) -> tuple[np.ndarray, bool]:
-        """Bits of the hashes, (2, 64), and whether there is a face."""
-        return hash_bits(images, row), self.faces and bool(find_faces(images[row]))
 
 
 # --- a run ----------------------------------------------------------------------
@@ -122,22 +118,23 @@ def embed_pictures(
     else or embeddings of another kind, or where packages are missing.
     """
     ray = _ray()
+    adapter_of(method := load(model))
     sources, (system, folder) = find_sources(source), file_system(out)
     with locked(Path(folder)) if "file" in system.protocol else nullcontext():
-        facts = {"model": sha256_of(model / MODEL), "side": side, "faces": faces}
+        facts = {"model": fingerprint(method), "side": side, "faces": faces}
         _check_settings(system, folder, out, facts)
         there = read_parts(system, folder, ["id"])["id"]
         todo = np.flatnonzero(~pd.Index(sources.ids).isin(there))
         if len(todo):
             with _session(ray, cluster):
-                _run(ray, sources, todo, (system, folder), (_content(model), side, faces), workers)
+                _run(ray, sources, todo, (system, folder), (str(model), side, faces), workers)
         rows = read_parts(system, folder, ["id", "problem"]).set_index("id")
     added = rows.loc[[sources.ids[row] for row in todo], "problem"]
     return Summary(len(sources.ids) - len(todo), len(todo), int(added.notna().sum()))
 
 
 def read_parts(system: Any, folder: str, columns: list[str]) -> pd.DataFrame:
-    """Some columns of all finished parts of a folder; others, which a killed run left without their end, are removed."""
+    """Some columns of all finished parts of a folder; parts that a killed run left without their end are removed."""
     from pyarrow import parquet
 
     tables = [pd.DataFrame(columns=columns)]
@@ -158,21 +155,20 @@ def _run(ray: Any, sources: Sources, todo: np.ndarray, out: tuple[Any, str], mak
     workers = workers or gpus or max(1, min(cores // CORES, int(there["memory"] // MEMORY)))
     n_parts = min(len(todo), max(4 * workers, -(-len(todo) // PART)))
     table = pa.table({"id": [sources.ids[row] for row in todo], "place": [sources.places[row] for row in todo]})
-    pictures = ray.data.from_arrow(table, override_num_blocks=n_parts)
-    rows = pictures.map_batches(
-        Embedder, fn_constructor_args=make, batch_format="pyarrow", batch_size=min(BATCH, -(-len(todo) // n_parts)),
-        concurrency=min(workers, n_parts), num_cpus=max(1, min(CORES, cores // workers)), num_gpus=min(1, gpus),
-    )  # fmt: skip
+    rows = ray.data.from_arrow(table, override_num_blocks=n_parts).map_batches(
+        Embedder,
+        fn_constructor_args=make,
+        batch_format="pyarrow",
+        batch_size=min(BATCH, -(-len(todo) // n_parts)),  # Ray would join parts to fill a batch
+        compute=ray.data.ActorPoolStrategy(size=min(workers, n_parts)),
+        num_cpus=max(1, min(CORES, cores // workers)),
+        num_gpus=min(1, gpus),
+    )
     try:
         rows.write_parquet(out[1], filesystem=out[0], ray_remote_args={"num_cpus": 0})  # workers may hold all cores
     except ray.exceptions.RayError as error:
         reason = str(error).strip().splitlines()[-1]
         raise RuntimeError(f"{out[1]}: a worker failed ({reason}): run it again, which goes on from there") from error
-
-
-def _content(folder: Path) -> dict[str, bytes]:
-    """The files of a model, by path in its folder."""
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.*")}
 
 
 def _check_settings(system: Any, folder: str, out: str, facts: dict[str, Any]) -> None:
@@ -209,12 +205,11 @@ def _session(ray: Any, cluster: str | None) -> Iterator[None]:
 
 
 def _ray() -> Any:
-    """Ray with its data library, without the notices of usage. Raises ValueError with the remedy where it is missing."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    """Ray with its data library. Raises ValueError with the remedy where it is missing."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to its makers
     try:
-        import ray
         import ray.data
     except ImportError as error:
         raise ValueError(f"{error}: this needs Ray — {REMEDY}") from error
-    logging.getLogger("ray").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it explains every plan
     return ray
