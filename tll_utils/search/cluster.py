@@ -165,7 +165,8 @@ def _run(ray: Any, sources: Sources, todo: np.ndarray, out: tuple[Any, str], mak
         num_gpus=min(1, gpus),
     )
     try:
-        rows.write_parquet(out[1], filesystem=out[0], ray_remote_args={"num_cpus": 0})  # workers may hold all cores
+        options = {"use_dictionary": False, "ray_remote_args": {"num_cpus": 0}}  # the workers may hold all cores
+        rows.write_parquet(out[1], filesystem=out[0], **options)
     except ray.exceptions.RayError as error:
         reason = str(error).strip().splitlines()[-1]
         raise RuntimeError(f"{out[1]}: a worker failed ({reason}): run it again, which goes on from there") from error

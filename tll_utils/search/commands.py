@@ -86,8 +86,8 @@ def embed(arguments: Arguments) -> None:
     from tll_utils.search.cluster import embed_pictures
 
     options = {name: getattr(arguments, name) for name in ("side", "faces", "cluster", "workers")}
-    found = embed_pictures(arguments.source, arguments.out, model_folder(arguments.model), **options)
-    print(f"{arguments.out}: {found.added} pictures added to {found.there}, {found.problems} of them cannot be used")
+    there, added, problems = embed_pictures(arguments.source, arguments.out, model_folder(arguments.model), **options)
+    print(f"{arguments.out}: {there} rows there before, {added} added, {problems} of them without an embedding")
 
 
 # --- methods ----------------------------------------------------------------------
