@@ -198,6 +198,29 @@ def test_embed_passes_its_options_on_and_says_what_was_done(monkeypatch, capsys)
     assert capsys.readouterr().out == "gs://rows: 2 rows there before, 3 added, 1 of them without an embedding\n"
 
 
+def test_an_index_is_made_then_grows_and_answers_a_query(pictures, place, capsys):
+    """The copy of p3 finds p3 first, then a picture that came later."""
+    pytest.importorskip("faiss")
+    shutil.copy(pictures / "p3.jpg", place / "mine.jpg")
+    options = ["--query", "mine.jpg", "--index", "index", "--out", "found", "--top", "2"]
+    cli.main(["look-alikes", "pictures", *options])
+    first = pd.read_csv("found/look-alikes.csv", encoding="utf-8")
+    (pictures / "new.jpg").write_bytes(encoded(np.maximum(picture(3), 4) - np.uint8(4)))
+    cli.main(["look-alikes", "pictures", *options])
+    then = pd.read_csv("found/look-alikes.csv", encoding="utf-8")
+    assert first["picture"][0] == "p3.jpg" != first["picture"][1] and then["picture"].tolist() == ["p3.jpg", "new.jpg"]
+    assert "1 pictures answered from 13" in capsys.readouterr().out and (place / "index" / "index.faiss").is_file()
+    assert "each shown" in (place / "found" / "index.html").read_text(encoding="utf-8")
+
+
+def test_an_index_refuses_a_method_whose_scores_it_cannot_hold(pictures):
+    with pytest.raises(
+        SystemExit, match=r"tll: the scores of Similarity are no inner products.*leave out --index"
+    ) as stopped:
+        cli.main(["look-alikes", "pictures", "--index", "index", "--model", "tiny_image", "--data", str(sample_data())])
+    assert "\n" not in str(stopped.value.code)
+
+
 def test_fit_on_own_pairs_then_evaluate_on_own_lists(pictures, place, capsys):
     """Rights are their lefts, brighter: the lists are solved, and the table says so for each."""
     for i in range(12):

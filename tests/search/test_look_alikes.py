@@ -1,14 +1,21 @@
 """Look-alikes: who is found, who is left out, and that blocks change nothing."""
 
+import sys
+
 import numpy as np
 import pytest
 
+import tll_utils
 from conftest import encoded, picture
 from tll_utils.data.images import Images
 from tll_utils.methods.base import Method, Similarity, WeightedSum
+from tll_utils.runtime import project_root
 from tll_utils.search import look_alikes as module
 from tll_utils.search import parts
-from tll_utils.search.look_alikes import look_alikes
+from tll_utils.search.commands import SHIPPED
+from tll_utils.search.index import open_index
+from tll_utils.search.look_alikes import indexed_look_alikes, look_alikes, updated_index
+from tll_utils.search.vectors import vectors
 
 
 class Numbered(Method):
@@ -153,3 +160,63 @@ def test_only_duplicates_give_an_empty_table(make):
     images = make(_1=1, _2=1)
     table = look_alikes(Numbered(), images, images)
     assert len(table) == 0 and table.columns.tolist() == ["query", "rank", "picture", "score", "similarity", "also"]
+
+
+# --- by an index ------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return tll_utils.load(project_root() / "tll_utils" / "search" / SHIPPED)
+
+
+@pytest.mark.parametrize("is_same", [True, False])
+def test_an_index_finds_what_is_found_without_it(sample, shipped, tmp_path, is_same):
+    pytest.importorskip("faiss")
+    gallery = Images(sample.right.ids[:30], sample.right.files[:30])
+    queries = gallery if is_same else Images(sample.left.ids[:9], sample.left.files[:9])
+    indexed = indexed_look_alikes(shipped, queries, gallery, tmp_path / "index", top=5)
+    table = look_alikes(shipped, queries, gallery, top=5, keep_near_duplicates=True)
+    shared = ["query", "rank", "picture", "also"]
+    assert indexed[shared].equals(table[shared]) and len(table) == 5 * len(queries)
+    np.testing.assert_allclose(indexed["score"], table["score"], atol=1e-4)
+    assert indexed.columns.tolist() == ["query", "rank", "picture", "score", "similarity", "also"]
+
+
+def test_an_index_grows_with_its_folder_and_finds_no_picture_that_has_gone(sample, shipped, tmp_path, monkeypatch):
+    pytest.importorskip("faiss")
+
+    def some(*rows):
+        return Images([sample.right.ids[row] for row in rows], [sample.right.files[row] for row in rows])
+
+    encoded_pictures = []
+    monkeypatch.setattr(
+        module,
+        "vectors",
+        lambda method, images, side: encoded_pictures.append(images.ids) or vectors(method, images, side),
+    )
+    updated_index(tmp_path / "index", shipped, some(0, 1, 2, 3, 4))
+    updated_index(tmp_path / "index", shipped, some(0, 1, 2, 3, 4))
+    assert encoded_pictures == [sample.right.ids[:5]]
+    gallery = some(1, 2, 3, 4, 5, 6)
+    query = Images(sample.left.ids[:3], sample.left.files[:3])
+    indexed = indexed_look_alikes(shipped, query, gallery, tmp_path / "index", top=9)
+    assert encoded_pictures[1:] == [gallery.ids[4:], query.ids]
+    table = look_alikes(shipped, query, gallery, top=9, keep_near_duplicates=True)
+    assert indexed[["query", "rank", "picture"]].equals(table[["query", "rank", "picture"]]) and len(table) == 18
+    opened = open_index(tmp_path / "index")
+    assert len(opened.ids) == 7 and [given["pictures"] for given in opened.facts["data"]] == [5, 2]
+
+
+def test_an_index_refuses_what_it_cannot_compare_before_it_encodes(make, shipped, tmp_path, monkeypatch):
+    pytest.importorskip("faiss")
+    images = make(_1=1, _2=2)
+    monkeypatch.setattr(module, "vectors", None)
+    with pytest.raises(ValueError, match="scores of Numbered are no inner products"):
+        indexed_look_alikes(Numbered(), images, images, tmp_path / "index")
+    with pytest.raises(ValueError, match="at least one other picture"):
+        indexed_look_alikes(shipped, images, images, tmp_path / "index", top=0)
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(RuntimeError, match="pip install"):
+        indexed_look_alikes(shipped, images, images, tmp_path / "index")
+    assert not (tmp_path / "index").exists()

@@ -38,7 +38,7 @@ def look_alikes(arguments: Arguments) -> None:
     else:
         table = look_alikes(method, *sides, top=top, keep_near_duplicates=keep)
     unreadable = pd.concat([gallery.unreadable, queries.unreadable]).drop_duplicates()
-    copies = "each shown" if keep else "left out, or named beside the one that is shown"
+    copies = "each shown" if keep or arguments.index else "left out, or named beside the one that is shown"
     texts = {"title": f"Look-alikes in {arguments.folder.name}"}
     texts["model_text"] = f"Compared by {arguments.model}. Near-duplicates are {copies}."
     page = write_page(table, *sides, unreadable, arguments.out, **texts)

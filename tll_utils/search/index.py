@@ -16,6 +16,9 @@ FORMAT = 1  # raise it when the files change
 FILES = INDEX, PICTURES, FACTS = ("index.faiss", "pictures.json", "index.json")
 AGAIN = "delete the folder, and it is built anew"
 MAX_FLAT = 50_000  # vectors that are compared one by one: exact
+LARGE = "HNSW32,SQ8"  # of more: a graph of neighbours, a byte a column
+EF_SEARCH = 128  # vectors that a search keeps in sight: more find more, and take longer
+N_SAMPLE = 20_000  # vectors from which the ranges of the bytes are learned
 BLOCK = 4096  # vectors read, added or looked up at a time
 
 
@@ -55,20 +58,21 @@ def build_index(folder: Path, ids: Sequence[str], vectors: np.ndarray, *, model:
 def add(folder: Path, ids: Sequence[str], vectors: np.ndarray, *, model: str, data: object = None) -> int:
     """Add those vectors (n, d) whose ids the index does not know; how many they are.
 
-    An exact index that outgrows MAX_FLAT becomes an approximate one; that keeps its lists, and is best built anew when
-    it has grown tenfold. Raises ValueError where the index is of another model or damaged.
+    An exact index that outgrows MAX_FLAT becomes an approximate one. Raises ValueError where the index is of another
+    model or damaged.
     """
     with atomic_folder(folder := folder.resolve()) as new:  # which nobody else changes meanwhile
         index = _read(folder, model)
         known = set(index.ids)
         rows = np.array([row for row, name in enumerate(ids) if name not in known], int)
+        new_ids = [str(ids[row]) for row in rows.tolist()]
         grown = index.vectors
         if grown.ntotal + len(rows) > MAX_FLAT and isinstance(grown, import_faiss().IndexFlat):
             grown = _filled(grown.reconstruct_n(0, grown.ntotal), vectors[rows])
         else:
             _extend(grown, vectors, rows)
         facts = index.facts | {"data": [*index.facts["data"], data]}
-        _write(new, Index(grown, index.ids + [ids[row] for row in rows.tolist()], facts))
+        _write(new, Index(grown, index.ids + new_ids, facts))
     return len(rows)
 
 
@@ -122,20 +126,18 @@ def search_shards(
 def _filled(*parts: np.ndarray) -> Any:
     """faiss's index of all rows, of a kind chosen by their number."""
     faiss, n = import_faiss(), sum(map(len, parts))
-    n_lists = int(4 * n**0.5)
-    kind = "Flat" if n <= MAX_FLAT else f"IVF{n_lists},SQ8"
-    index = faiss.index_factory(parts[0].shape[1], kind, faiss.METRIC_INNER_PRODUCT)
+    index = faiss.index_factory(parts[0].shape[1], "Flat" if n <= MAX_FLAT else LARGE, faiss.METRIC_INNER_PRODUCT)
     if not index.is_trained:
-        index.train(_sample(parts, 40 * n_lists))  # points that faiss wants for a list
-        index.nprobe = max(1, n_lists // 32)
+        index.train(_sample(parts))  # the range of every column
+        index.hnsw.efSearch = EF_SEARCH
     for part in parts:
         _extend(index, part, np.arange(len(part)))
     return index
 
 
-def _sample(parts: Sequence[np.ndarray], size: int) -> np.ndarray:
-    """Random rows, at most `size`; of mapped files only these are read."""
-    share, rng = min(1, size / sum(map(len, parts))), np.random.default_rng(0)
+def _sample(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Random rows, at most N_SAMPLE of them; of mapped files no others are read."""
+    share, rng = min(1, N_SAMPLE / sum(map(len, parts))), np.random.default_rng(0)
     rows = [np.sort(rng.choice(len(part), int(share * len(part)), replace=False)) for part in parts]
     return np.concatenate([part[chosen] for part, chosen in zip(parts, rows, strict=True)], dtype=np.float32)
 
@@ -150,8 +152,8 @@ def _extend(index: Any, vectors: np.ndarray, rows: np.ndarray) -> None:
 def _selecting(index: Any, among: np.ndarray) -> Any:
     faiss = import_faiss()
     selector = faiss.IDSelectorBitmap(np.packbits(among, bitorder="little"))
-    if isinstance(index, faiss.IndexIVF):
-        return faiss.SearchParametersIVF(sel=selector, nprobe=index.nprobe)
+    if isinstance(index, faiss.IndexHNSW):
+        return faiss.SearchParametersHNSW(sel=selector, efSearch=index.hnsw.efSearch)
     return faiss.SearchParameters(sel=selector)
 
 

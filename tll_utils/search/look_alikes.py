@@ -55,7 +55,8 @@ def indexed_look_alikes(
     index = updated_index(folder, method, gallery)
     place = {name: row for row, name in enumerate(gallery.ids)}
     places = np.array([place.get(name, -1) for name in index.ids])
-    scores, found = search(index, vectors(method, queries, 0), top + is_same, among=places >= 0)
+    among = None if (places >= 0).all() else places >= 0
+    scores, found = search(index, vectors(method, queries, 0), top + is_same, among=among)
     candidates = places[found]
     if is_same:
         scores = np.where(candidates == np.arange(len(queries))[:, None], -np.inf, scores)
@@ -69,7 +70,8 @@ def updated_index(folder: Path, method: Method, gallery: Images) -> Index:
 
     A picture is known by its id: one that has changed under its name keeps its old vector until the folder is deleted.
     """
-    adapter_of(method), import_faiss()  # what is missing is said before pictures are encoded
+    import_faiss()  # what is missing or wrong is said before pictures are encoded
+    adapter_of(method)
     model = fingerprint(method)
     known = set(open_index(folder, model).ids) if folder.exists() else set()
     if rows := [row for row, name in enumerate(gallery.ids) if name not in known]:

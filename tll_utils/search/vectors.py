@@ -17,6 +17,7 @@ from tll_utils.search.tree import fingerprint
 from tll_utils.siamese.heads import EPSILON, MAX_SCALE
 from tll_utils.similarity import intra_normalise
 
+SIDES = ("left", "right")
 BIAS_COLUMNS = 8  # that share a bias: faiss is fast on widths that eight divides
 
 Seen = tuple[str, bool]  # name of an extractor, and whether it is given the mirrored image
@@ -34,10 +35,11 @@ def vectors(method: Method, images: Images, side: int) -> np.ndarray:
     views = _seen(adapter)
     extractors = {name: EXTRACTORS[name]() for view in views for name, _ in view.values()}
     key = sha256("\n".join([fingerprint(method), *(one.name for one in extractors.values())]).encode()).hexdigest()
-    encode = partial(_encode, adapter, side, views, projection(adapter, side))
+    encode = partial(_encode, adapter, views, [projection(adapter, side) for side in (0, 1)])
     n_encoders = min(one.n_encoders for one in extractors.values())
     load = partial(_load, {seen for view in views for seen in view.values()})
-    return embed(images, Extractor(f"vectors {key[:16]} {side} @1", load, encode, n_encoders))["vectors"]
+    extractor = Extractor(f"vectors {key[:16]} @1", load, encode, n_encoders)
+    return embed(images, extractor)[SIDES[side]]  # both in one pass: pictures of a gallery are often its queries too
 
 
 def adapter_of(method: Method) -> Adapter:
@@ -105,15 +107,16 @@ def _load(seen: set[Seen], images: Images, row: int) -> dict[Seen, Any]:
 
 
 def _encode(
-    adapter: Adapter, side: int, views: list[dict[str, Seen]], project: Callable[[Views], np.ndarray], loaded: Sequence
+    adapter: Adapter, views: list[dict[str, Seen]], projections: Sequence[Callable], loaded: Sequence
 ) -> dict[str, np.ndarray]:
-    """{"vectors": (b, d)} of b images: what `Features`, `Whitening` and the networks make of them in turn."""
+    """Vectors of b images as lefts and as rights, {side: (b, d)}: through whitening and networks in turn."""
     outputs = {seen: EXTRACTORS[seen[0]]().encode([one[seen] for one in loaded]) for seen in loaded[0]}
-    whitened = [
-        {name: adapter.whitenings_[name].transform(_features(name, outputs[seen]), side) for name, seen in view.items()}
-        for view in views
-    ]
-    return {"vectors": project(whitened)}
+    features = [{name: _features(name, outputs[seen]) for name, seen in view.items()} for view in views]
+    whitenings = adapter.whitenings_
+    return {
+        name: project([{block: whitenings[block].transform(x, side) for block, x in view.items()} for view in features])
+        for side, (name, project) in enumerate(zip(SIDES, projections, strict=True))
+    }
 
 
 def _features(name: str, outputs: dict[str, np.ndarray]) -> np.ndarray:
