@@ -66,7 +66,7 @@ class _OpenVINO:
 
     def __init__(self, model: keras.Model, precision: str):
         hints = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": precision.replace("loat", "")}
-        hints["INFERENCE_NUM_THREADS"] = int(os.environ.get("OMP_NUM_THREADS") or 0)  # 0: one for each core
+        hints["INFERENCE_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS") or "0"  # 0: all that there are
         self.compiled = _openvino().Core().compile_model(_converted(model), "CPU", hints)
         self.of_thread, self.names = threading.local(), [output.get_any_name() for output in self.compiled.outputs]
 
