@@ -18,8 +18,10 @@ from tll_utils import cli
 from tll_utils.methods.base import Calibrated
 from tll_utils.methods.registry import get_method
 from tll_utils.runtime import project_root
+from tll_utils.search import commands
 
-COMMANDS = ("report", "test", "submit", "reproduce", "look-alikes", "fit", "evaluate", "convert", "bench", "clean")
+COMMANDS = ("report", "test", "submit", "reproduce", "look-alikes", "embed", "fit", "evaluate", "convert", "bench")
+COMMANDS += ("clean",)
 
 
 @pytest.fixture(autouse=True)
@@ -180,6 +182,20 @@ def test_one_picture_is_looked_up_in_a_folder(pictures, place):
     ]
     cli.main(["look-alikes", "pictures", *options])
     assert "p3.jpg" not in set(pd.read_csv("found/look-alikes.csv", encoding="utf-8")["picture"])
+
+
+def test_embed_passes_its_options_on_and_says_what_was_done(monkeypatch, capsys):
+    """What is named by a URL is not taken for a path."""
+    given = []
+    monkeypatch.setattr(
+        "tll_utils.search.cluster.embed_pictures",
+        lambda *places, **options: given.append((places, options)) or (2, 3, 1),
+    )
+    cli.main(["embed", "s3://all", "--out", "gs://rows", "--side", "left", "--cluster", "head:6379", "--workers", "4"])
+    [((source, out, model), options)] = given
+    assert (source, out, model.name) == ("s3://all", "gs://rows", commands.SHIPPED)
+    assert options == {"side": "left", "faces": False, "cluster": "head:6379", "workers": 4}
+    assert capsys.readouterr().out == "gs://rows: 2 rows there before, 3 added, 1 of them without an embedding\n"
 
 
 def test_an_index_is_made_then_grows_and_answers_a_query(pictures, place, capsys):

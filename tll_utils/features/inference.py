@@ -66,9 +66,9 @@ class _OpenVINO:
 
     def __init__(self, model: keras.Model, precision: str):
         hints = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": precision.replace("loat", "")}
+        hints["INFERENCE_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0] or "0"  # 0: all
         self.compiled = _openvino().Core().compile_model(_converted(model), "CPU", hints)
-        self.names = [output.get_any_name() for output in self.compiled.outputs]
-        self.of_thread = threading.local()
+        self.of_thread, self.names = threading.local(), [output.get_any_name() for output in self.compiled.outputs]
 
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
         if not hasattr(self.of_thread, "queue"):

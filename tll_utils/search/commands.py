@@ -82,6 +82,15 @@ def evaluate(arguments: Arguments) -> None:
         runtime.write_text(arguments.out, table.to_csv(index=False, lineterminator="\n"))
 
 
+def embed(arguments: Arguments) -> None:
+    """Embed the pictures of a folder or list by workers, here or on a Ray cluster, into a folder of Parquet."""
+    from tll_utils.search.cluster import embed_pictures
+
+    options = {name: getattr(arguments, name) for name in ("side", "faces", "cluster", "workers")}
+    there, added, problems = embed_pictures(arguments.source, arguments.out, model_folder(arguments.model), **options)
+    print(f"{arguments.out}: {there} rows there before, {added} added, {problems} of them without an embedding")
+
+
 # --- methods ----------------------------------------------------------------------
 
 
@@ -93,16 +102,23 @@ def registered(name: str):
 
 def fitted(model: str):
     """The model of a folder, the one that comes with the package, or a method by name, fitted on the data set once."""
+    from tll_utils.search.saving import load
+
+    return load(model_folder(model))
+
+
+def model_folder(model: str) -> Path:
+    """Folder of the saved model that `fitted` loads."""
     from tll_utils.data.dataset import load_dataset
-    from tll_utils.search.saving import load, save
+    from tll_utils.search.saving import save
 
     places = [Path(model), runtime.build_dir() / "models" / model, Path(__file__).parent / model]
     for folder in places:
         if (folder / "model.json").exists():
-            return load(folder)
+            return folder
     method, train = registered(model), load_dataset().train
     save(method.fit(train), places[1], train=train, accuracy=recorded_accuracy(model))
-    return method
+    return places[1]
 
 
 def recorded_accuracy(name: str) -> str:
@@ -135,6 +151,14 @@ def add_own_data(add_command: Callable) -> None:
     add("--out", type=path, default=Path("look-alikes"), metavar="FOLDER", help="default: look-alikes")
     add("--keep-near-duplicates", action="store_true", help="show copies of a picture too")
     add("--index", type=path, metavar="FOLDER", help=INDEX_HELP)
+    add = add_command(embed, "embed pictures/ --out parquet")
+    add("source", metavar="FOLDER_OR_LIST", help=".txt, a path or URL in every line, or .csv with the column picture")
+    add("--out", required=True, metavar="FOLDER", help="path or URL; pictures whose rows it has are passed over")
+    add("--model", default=SHIPPED, metavar="NAME_OR_FOLDER", help=f"a method or a saved model; default: {SHIPPED}")
+    add("--side", choices=["left", "right"], default="right", help="queries, or pictures to be found; default: right")
+    add("--faces", action="store_true", help="a column that says whether there is a face")
+    add("--cluster", metavar="ADDRESS", help="of its head, host:6379; default: Ray on this machine alone")
+    add("--workers", type=int, metavar="N", help="default: one for two cores, or for each GPU")
     add = add_command(fit, "fit pairs.csv pictures/ --method adapter_lite0 --save models/mine")
     add("pairs", type=path, nargs="?", help="CSV with the columns left,right; without it the data set's pairs")
     add("pictures", type=path, nargs="?", help="folder or zip of the pictures that the CSV names")

@@ -73,11 +73,11 @@ def collect(source: Path) -> Collection:
     another face. The copies stay in `runtime.cache_dir()`, so later runs decode only new and changed pictures. Hidden
     files, links to folders and files without an image suffix are passed over. Raises NoPicturesError.
     """
-    found, problems = _find(source)
+    found, problems = find(source)
     folder = cache_dir() / "pictures" / _key(source.resolve())
     copies = {}
     with progress(total=len(found), desc="pictures", unit="picture") as bar:
-        for picture, copy in prefetch(partial(_copied, folder), found, workers=WORKERS, n_ahead=4 * WORKERS):
+        for picture, copy in prefetch(partial(copied, folder), found, workers=WORKERS, n_ahead=4 * WORKERS):
             if isinstance(copy, Path):
                 copies[picture.id] = copy
             else:
@@ -89,7 +89,7 @@ def collect(source: Path) -> Collection:
     return Collection(Images(copies, copies.values()), pd.DataFrame(problems, columns=["file", "problem"]))
 
 
-def _find(source: Path) -> tuple[list[Picture], list[tuple[str, str]]]:
+def find(source: Path) -> tuple[list[Picture], list[tuple[str, str]]]:
     """The pictures of the source, sorted, and the folders that cannot be opened with the reason."""
     if not source.exists():
         raise NoPicturesError(f"{source}: there is no such folder or file")
@@ -119,7 +119,7 @@ def _files(source: Path, errors: list[OSError]) -> Iterator[Picture]:
             continue
         folders[:] = [folder for folder in folders if not folder.startswith(".")]
         files = (Path(parent, name) for name in names)
-        yield from (Picture(_text(file.relative_to(source).as_posix()), file) for file in files if _is_meant(file))
+        yield from (Picture(_text(file.relative_to(source).as_posix()), file) for file in files if is_meant(file))
 
 
 def _members(source: Path) -> Iterator[Picture]:
@@ -127,11 +127,11 @@ def _members(source: Path) -> Iterator[Picture]:
     if problem := problem_of_names(archive.infolist()):
         raise NoPicturesError(f"{source}: {problem} — unpack it, and give the folder")
     for name, member in archive.NameToInfo.items():
-        if _is_meant(Path(name)) and not any(part == "__MACOSX" or part[0] == "." for part in Path(name).parts):
+        if is_meant(Path(name)) and not any(part == "__MACOSX" or part[0] == "." for part in Path(name).parts):
             yield Picture(_text(name), zipfile.Path(archive, name), member)
 
 
-def _is_meant(file: Path) -> bool:
+def is_meant(file: Path) -> bool:
     """Whether a file should be a picture by its name."""
     return file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
 
@@ -148,7 +148,7 @@ def _key(*facts: object) -> str:
 # --- one picture ----------------------------------------------------------------
 
 
-def _copied(folder: Path, picture: Picture) -> tuple[Picture, Path | str]:
+def copied(folder: Path, picture: Picture) -> tuple[Picture, Path | str]:
     """The picture's normalised copy, made where it is missing; or in one line why there is none."""
     try:
         copy = folder / f"{_content_key(picture)}.jpg"
@@ -156,7 +156,7 @@ def _copied(folder: Path, picture: Picture) -> tuple[Picture, Path | str]:
             _write_copy(picture, copy)
         return picture, copy
     except Exception as error:  # readers raise OSError, SyntaxError, struct.error, zlib.error, … on damaged files
-        return picture, " ".join(_problem(error, picture).split())
+        return picture, " ".join(problem_of(error, picture).split())
 
 
 def _is_whole(copy: Path) -> bool:
@@ -242,7 +242,7 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     return Image.fromarray(scaled.astype(np.uint8))
 
 
-def _problem(error: Exception, picture: Picture) -> str:
+def problem_of(error: Exception, picture: Picture) -> str:
     match error:
         case ImageError():
             return str(error)
