@@ -88,7 +88,7 @@ def learning_curve_table(dataset: Dataset, *, sizes: Sequence[int] = (160, 320, 
             fewer = [(np.random.default_rng(0).permutation(train)[:n], test) for train, test in folds]
             scores = out_of_fold(get_method(name), dataset.train, fewer)
             rows.append({"method": get_entry(name).title, "pairs": n} | _summary("top2", scores, folds))
-            print(rows[-1], flush=True)
+            keras.backend.clear_session()  # hundreds of networks would fill the memory
     return pd.DataFrame(rows)
 
 

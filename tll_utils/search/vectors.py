@@ -51,7 +51,7 @@ def adapter_of(method: Method) -> Adapter:
     if isinstance(inner, Adapter) and inner.similarity == "scaled_cosine" and not inner.hubness_weight:
         return inner
     what = "an adapter of scaled cosines with hubness_weight 0, such as the model of the package"
-    raise ValueError(f"the scores of {type(inner).__name__} are no inner products: choose {what}, or leave out --index")
+    raise ValueError(f"the scores of {type(inner).__name__} are no inner products: choose {what}")
 
 
 def projection(adapter: Adapter, side: int) -> Callable[[Views], np.ndarray]:
