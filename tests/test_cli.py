@@ -214,9 +214,7 @@ def test_an_index_is_made_then_grows_and_answers_a_query(pictures, place, capsys
 
 
 def test_an_index_refuses_a_method_whose_scores_it_cannot_hold(pictures):
-    with pytest.raises(
-        SystemExit, match=r"tll: the scores of Similarity are no inner products: choose"
-    ) as stopped:
+    with pytest.raises(SystemExit, match=r"tll: the scores of Similarity are no inner products: choose") as stopped:
         cli.main(["look-alikes", "pictures", "--index", "index", "--model", "tiny_image", "--data", str(sample_data())])
     assert "\n" not in str(stopped.value.code)
 
