@@ -73,7 +73,7 @@ class Embedder:
             return self._table(ids, copies)
 
     def _table(self, ids: list[str], copies: list[Path | str]) -> Any:
-        import pyarrow as pa
+        import pyarrow as pa  # pyright: ignore[reportMissingImports]
 
         rows = [row for row, copy in enumerate(copies) if isinstance(copy, Path)]
         images = Images([ids[row] for row in rows], [Path(copies[row]) for row in rows])
@@ -135,7 +135,7 @@ def embed_pictures(
 
 def read_parts(system: Any, folder: str, columns: list[str]) -> pd.DataFrame:
     """Some columns of all finished parts of a folder; parts that a killed run left without their end are removed."""
-    from pyarrow import parquet
+    from pyarrow import parquet  # pyright: ignore[reportMissingImports]
 
     tables = [pd.DataFrame(columns=columns)]
     for part in sorted(system.glob(f"{folder}/*.parquet")):
@@ -148,7 +148,7 @@ def read_parts(system: Any, folder: str, columns: list[str]) -> pd.DataFrame:
 
 
 def _run(ray: Any, sources: Sources, todo: np.ndarray, out: tuple[Any, str], make: tuple, workers: int | None) -> None:
-    import pyarrow as pa
+    import pyarrow as pa  # pyright: ignore[reportMissingImports]
 
     there = ray.cluster_resources()
     gpus, cores = int(there.get("GPU", 0)), int(there["CPU"])
@@ -209,7 +209,7 @@ def _ray() -> Any:
     """Ray with its data library. Raises ValueError with the remedy where it is missing."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to its makers
     try:
-        import ray.data
+        import ray.data  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ValueError(f"{error}: this needs Ray — {REMEDY}") from error
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # it explains every plan
