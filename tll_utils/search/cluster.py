@@ -26,10 +26,9 @@ from tll_utils.runtime import locked, prefetch
 from tll_utils.search.saving import load
 from tll_utils.search.sources import REMEDY, Sources, copy_of, file_system, find_sources
 from tll_utils.search.tree import fingerprint
-from tll_utils.search.vectors import adapter_of, vectors
+from tll_utils.search.vectors import SIDES, adapter_of, vectors
 
 SETTINGS = "_embeddings.json"  # readers of Parquet pass over names that start with "_"
-SIDES = ("left", "right")  # queries, and pictures to be found
 BATCH = 256  # pictures; their pixels and features take about 100 MB
 PART = 1024  # pictures of a file at most: what a kill costs a worker
 CORES, MEMORY = 2, 3 * 2**30  # of a worker, which holds TensorFlow and the network

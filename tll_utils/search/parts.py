@@ -104,9 +104,7 @@ def _shares(
 
     <a, b> is Σ <a_k, b> and Σ <a, b_k>: a block's share is the mean of both, so that neither side is preferred.
     """
-    kernels = [layer.get_weights()[0] for layer in model.layers if isinstance(layer, keras.layers.Dense)]
-    kernels, compare = (kernels[0], kernels[-1]), model.get_layer("compare")
-    scale = min(float(np.exp(compare.log_scale.numpy())), MAX_SCALE)
+    kernels, scale = kernels_and_scale(model)
     sides = [
         np.concatenate(side, axis=1) @ kernel
         for side, kernel in zip(zip(*blocks.values(), strict=True), kernels, strict=True)
@@ -118,6 +116,12 @@ def _shares(
         rows = slice(start, start := start + block[0].shape[1])
         a_k, b_k = (x @ kernel[rows] / length for x, kernel, length in zip(block, kernels, lengths, strict=True))
         yield name, scale / 2 * (_products(a_k, b, candidates) + _products(a, b_k, candidates))
+
+
+def kernels_and_scale(model: keras.Model) -> tuple[tuple[np.ndarray, np.ndarray], float]:
+    """Of an adapter's network the kernels of left and right, one array where they share a layer, and its scale."""
+    kernels = [layer.get_weights()[0] for layer in model.layers if isinstance(layer, keras.layers.Dense)]
+    return (kernels[0], kernels[-1]), min(float(np.exp(model.get_layer("compare").log_scale.numpy())), MAX_SCALE)
 
 
 def _products(a: np.ndarray, b: np.ndarray, candidates: np.ndarray | None) -> np.ndarray:

@@ -12,12 +12,12 @@ from tll_utils.features.catalogue import EXTRACTORS
 from tll_utils.features.embedding import Extractor, embed
 from tll_utils.methods.adapters import BLOCKS, Adapter, Views
 from tll_utils.methods.base import BorderNeutral, Method
-from tll_utils.runtime import keras
+from tll_utils.search.parts import kernels_and_scale
 from tll_utils.search.tree import fingerprint
-from tll_utils.siamese.heads import EPSILON, MAX_SCALE
+from tll_utils.siamese.heads import EPSILON
 from tll_utils.similarity import intra_normalise
 
-SIDES = ("left", "right")
+SIDES = ("left", "right")  # queries, and pictures to be found
 BIAS_COLUMNS = 8  # that share a bias: faiss is fast on widths that eight divides
 
 Seen = tuple[str, bool]  # name of an extractor, and whether it is given the mirrored image
@@ -63,19 +63,18 @@ def projection(adapter: Adapter, side: int) -> Callable[[Views], np.ndarray]:
     members = [
         (names, model) for names, models in zip(adapter.inputs, adapter.models_, strict=True) for model in models
     ]
-    heads = [model.get_layer("compare") for _, model in members]
-    scales = [min(float(np.exp(head.log_scale.numpy())), MAX_SCALE) for head in heads]
-    weights = np.sqrt(np.array(scales) / len(members) / len(_seen(adapter)))
-    kernels = [(names, _kernel(model, side), weight) for (names, model), weight in zip(members, weights, strict=True)]
-    bias = float(np.mean([head.bias.numpy() for head in heads]))
+    n_scores, kernels = len(members) * len(_seen(adapter)), []
+    for names, model in members:
+        layers, scale = kernels_and_scale(model)
+        kernels.append((names, _turned(layers, side), np.sqrt(scale / n_scores)))
+    bias = float(np.mean([model.get_layer("compare").bias.numpy() for _, model in members]))
     shared = np.sqrt(abs(bias) / BIAS_COLUMNS) * (1 if side else np.sign(bias))
     return partial(_projected, kernels, [shared] * BIAS_COLUMNS if bias else [])
 
 
-def _kernel(model: keras.Model, side: int) -> np.ndarray:
+def _turned(kernels: tuple[np.ndarray, np.ndarray], side: int) -> np.ndarray:
     """(features, width); a layer of both sides is turned so that it is not wider than its features: cosines stay."""
-    kernels = [layer.get_weights()[0] for layer in model.layers if isinstance(layer, keras.layers.Dense)]
-    return kernels[side] if len(kernels) > 1 else np.linalg.qr(kernels[0].T)[1].T
+    return np.linalg.qr(kernels[0].T)[1].T if kernels[0] is kernels[1] else kernels[side]
 
 
 def _projected(kernels: list[tuple[Sequence[str], np.ndarray, float]], bias: list[float], views: Views) -> np.ndarray:
