@@ -104,3 +104,19 @@ class Vectors:
 def values(images: Vectors) -> np.ndarray:
     """The features of `Vectors`."""
     return images.values
+
+
+@pytest.fixture
+def planted_blocks(monkeypatch):
+    """The first and the last twelve features; the last have a mirrored view, which changes their sign."""
+    from tll_utils.methods import adapters  # brings TensorFlow, for which most tests need not wait
+
+    monkeypatch.setitem(adapters.BLOCKS, "first", adapters.Block(lambda images: images.values[:, :12]))
+    last = adapters.Block(lambda images: images.values[:, 12:] * (1 - 1.5 * images.is_mirrored), mirrored=True)
+    monkeypatch.setitem(adapters.BLOCKS, "last", last)
+
+
+def planted(n, seed=0):
+    rng = np.random.default_rng(seed)
+    left = rng.standard_normal((n, 24)) + 1
+    return Pairs(Vectors(left), Vectors(left + rng.standard_normal((n, 24))))

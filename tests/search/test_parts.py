@@ -5,12 +5,11 @@ from itertools import chain
 import numpy as np
 import pytest
 
-from conftest import Vectors, values
+from conftest import planted, values
 from tll_utils.data.dataset import load_dataset
 from tll_utils.data.images import Images
 from tll_utils.data.pairs import Pairs
-from tll_utils.methods import adapters
-from tll_utils.methods.adapters import Adapter, Block
+from tll_utils.methods.adapters import Adapter
 from tll_utils.methods.base import BorderNeutral, SelectOnTrain, Similarity, WeightedSum
 from tll_utils.runtime import project_root
 from tll_utils.search import parts
@@ -18,20 +17,7 @@ from tll_utils.search.parts import block_width, score_parts, scores_at
 
 SMALL = {"width": 32, "dropout": 0.1, "learning_rate": 5e-3, "epochs": 4, "batch_size": 40}
 INPUTS = [["first", "last"], ["last"]]
-
-
-@pytest.fixture(autouse=True)
-def planted_blocks(monkeypatch):
-    """The first and the last twelve features; the last have a mirrored view, which changes their sign."""
-    monkeypatch.setitem(adapters.BLOCKS, "first", Block(lambda images: images.values[:, :12]))
-    last = Block(lambda images: images.values[:, 12:] * (1 - 1.5 * images.is_mirrored), mirrored=True)
-    monkeypatch.setitem(adapters.BLOCKS, "last", last)
-
-
-def planted(n, seed=0):
-    rng = np.random.default_rng(seed)
-    left = rng.standard_normal((n, 24)) + 1
-    return Pairs(Vectors(left), Vectors(left + rng.standard_normal((n, 24))))
+pytestmark = pytest.mark.usefixtures("planted_blocks")
 
 
 def assert_add_up(method, left, right):

@@ -4,11 +4,9 @@ import numpy as np
 import pytest
 
 import tll_utils
-from conftest import Vectors, values
+from conftest import planted, values
 from tll_utils.data.images import Images
-from tll_utils.data.pairs import Pairs
-from tll_utils.methods import adapters
-from tll_utils.methods.adapters import Adapter, Block
+from tll_utils.methods.adapters import Adapter
 from tll_utils.methods.base import BorderNeutral, Similarity
 from tll_utils.runtime import project_root
 from tll_utils.search.commands import SHIPPED
@@ -17,21 +15,8 @@ from tll_utils.search.tree import fingerprint
 from tll_utils.search.vectors import SIDES, adapter_of, projection, vectors
 
 INPUTS = [["first", "last"], ["last"]]
+pytestmark = pytest.mark.usefixtures("planted_blocks")
 SMALL = {"width": 32, "epochs": 2, "n_seeds": 2, "batch_size": 40}
-
-
-@pytest.fixture(autouse=True)
-def planted_blocks(monkeypatch):
-    """The first and the last twelve features; the last have a mirrored view, which changes their sign."""
-    monkeypatch.setitem(adapters.BLOCKS, "first", Block(lambda images: images.values[:, :12]))
-    last = Block(lambda images: images.values[:, 12:] * (1 - 1.5 * images.is_mirrored), mirrored=True)
-    monkeypatch.setitem(adapters.BLOCKS, "last", last)
-
-
-def planted(n, seed=0):
-    rng = np.random.default_rng(seed)
-    left = rng.standard_normal((n, 24)) + 1
-    return Pairs(Vectors(left), Vectors(left + rng.standard_normal((n, 24))))
 
 
 @pytest.fixture(scope="module")
