@@ -22,11 +22,12 @@ import pandas as pd
 from scripts.growth import LAYER, NETWORK, POOL, extract_anew, growth, plot, repeated
 from scripts.recording import environment
 from tll_utils.data.dataset import N_CANDIDATES, load_dataset
+from tll_utils.data.images import HEIGHT, WIDTH
 from tll_utils.data.pairs import Pairs, pair_table
 from tll_utils.features.backbones import backbone
 from tll_utils.features.efficientnet_lite import efficientnet_lite
 from tll_utils.features.embedding import BATCH_SIZE
-from tll_utils.features.faces import find_faces
+from tll_utils.features.faces import aligned_chip, descriptors, find_faces, packaged_model
 from tll_utils.features.inference import compile_forward, precision_name
 from tll_utils.methods.registry import get_method
 from tll_utils.report.plots import save_figure
@@ -201,7 +202,7 @@ def _pipeline() -> list[Row]:
 
 
 def faces() -> list[Row]:
-    """Native scale first and enlarged where nothing was found, against every image enlarged; one process each."""
+    """Native scale first against every image enlarged; dlib's own descriptor network against its weights in ours."""
     images = load_dataset().train.left
     pictures = [images[i] for i in range(min(N_FACE_IMAGES, len(images)))]
     detector = dlib.get_frontal_face_detector()  # pyright: ignore[reportAttributeAccessIssue]
@@ -211,7 +212,19 @@ def faces() -> list[Row]:
     }
     found = {f"images with {name}": way() for name, way in ways.items()}
     seconds = interleaved(ways, repeats=2)
-    return compared({name: len(pictures) / seconds[name] for name in ways}, "images/s") + compared(found, "images")
+    detection = compared({name: len(pictures) / seconds[name] for name in ways}, "images/s")
+    chips = [aligned_chip(picture, (0, 0, WIDTH, HEIGHT)) for picture in pictures[:BATCH]]
+    weights = str(packaged_model("dlib_face_recognition_resnet_model_v1.dat"))
+    network = dlib.face_recognition_model_v1(weights)  # pyright: ignore[reportAttributeAccessIssue]
+    ways = {
+        "face descriptors, dlib": partial(network.compute_face_descriptor, chips),
+        "face descriptors, the same weights in our engine": partial(descriptors, chips),
+    }
+    if not np.allclose(*(way() for way in ways.values()), atol=1e-5):
+        raise AssertionError("face descriptors differ")
+    seconds = interleaved(ways, repeats=2)
+    described = compared({name: len(chips) / seconds[name] for name in ways}, "faces/s")
+    return detection + compared(found, "images") + described
 
 
 # --- methods --------------------------------------------------------------------

@@ -99,9 +99,8 @@ def _build(n: int, folder: Path) -> np.ndarray:
 def one_to_one(n: int, *, decoder: str) -> Iterator[Task]:
     """Lists of the truth and nineteen foils, the truth's score two standard deviations above theirs."""
     rng = np.random.default_rng(0)
-    steps = rng.integers(
-        1, n // N_CANDIDATES, size=(n, N_CANDIDATES)
-    )  # less than once around, so no right is met twice
+    # Less than once around, so no right is met twice.
+    steps = rng.integers(1, n // N_CANDIDATES, size=(n, N_CANDIDATES))
     steps[:, 0] = 0
     candidates = (np.arange(n)[:, None] + steps.cumsum(axis=1)) % n
     scores = rng.standard_normal(candidates.shape, dtype=np.float32)
@@ -111,7 +110,7 @@ def one_to_one(n: int, *, decoder: str) -> Iterator[Task]:
 
 TASKS: dict[str, tuple[Callable, tuple[int, ...]]] = {  # with what, at which sizes
     "extraction": (extraction, (1000, 2000, 4000, 8000)),
-    "near-duplicates": (near_duplicates, (25_000, 50_000, 100_000)),
+    "near-duplicates": (near_duplicates, (50_000, 100_000, 200_000, 400_000)),
     "index, build": (index_build, (100_000, 200_000)),
     "index, 1,000 queries": (index_query, (10_000, 25_000, 50_000, 100_000, 200_000)),
     "belief propagation": (partial(one_to_one, decoder="belief propagation"), (2000, 10_000, 50_000, 100_000)),

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,7 @@ from tll_utils.methods.base import out_of_fold, weighted_sum
 from tll_utils.methods.registry import FACE_FOUND, SubCategories, get_entry, get_method
 from tll_utils.report.experiments import EXPERIMENTS
 from tll_utils.report.results import interval_text, published_results, recorded_methods, results_dir
-from tll_utils.runtime import keras, project_root, write_text
+from tll_utils.runtime import atomic_write, keras, project_root, write_text
 
 PACKAGES = (
     "keras", "tensorflow", "numpy", "scipy", "scikit-learn", "scikit-image", "opencv-python-headless", "pillow",
@@ -237,3 +238,18 @@ def update_readme() -> None:
     path = project_root() / "README.md"
     before, _, rest = path.read_text(encoding="utf-8").partition(START)
     write_text(path, f"{before}{START}\n{readme_table()}\n{END}{rest.partition(END)[2]}")
+
+
+def write_arrays(path: Path, arrays: Sequence[np.ndarray], facts: object = None) -> None:
+    """Write arrays, and facts as JSON, to one .npz file, atomically."""
+    with atomic_write(path) as partial, open(partial, "wb") as file:
+        np.savez(file, json.dumps(facts), *arrays)
+
+
+def read_arrays(path: Path) -> tuple[list[np.ndarray], Any]:
+    """The arrays and facts of `write_arrays`. Raises one of DAMAGED; no pickle is run."""
+    with np.load(path, allow_pickle=False) as file:
+        if damaged := file.zip.testzip():  # arrays are read no further than they say, so not all checksums are seen
+            raise ValueError(f"{damaged} is damaged")
+        facts, *arrays = file.values()  # in the order they were written
+    return arrays, json.loads(str(facts))

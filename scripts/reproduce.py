@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator, clone
 
-from scripts.recording import TABLES, method_row, record, update_readme
+from scripts.recording import TABLES, method_row, read_arrays, record, update_readme, write_arrays
 from tll_utils.data.dataset import Dataset, DatasetError, load_dataset
 from tll_utils.data.folds import Rows
 from tll_utils.data.pairs import Pairs, pair_table
@@ -30,7 +30,7 @@ from tll_utils.methods.one_to_one import DECODERS
 from tll_utils.methods.registry import get_entry, get_method
 from tll_utils.report.experiments import EXPERIMENTS, Experiment, Row
 from tll_utils.report.results import recorded_methods, results_dir
-from tll_utils.runtime import DAMAGED, keras, locked, project_root, read_arrays, read_json, write_arrays, write_text
+from tll_utils.runtime import DAMAGED, keras, locked, project_root, read_json, write_text
 from tll_utils.siamese.training import automatic_precision
 
 LISTS = "lists drawn as the challenge draws them, mean of 20 draws"

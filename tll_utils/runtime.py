@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import filelock
-import numpy as np
 from platformdirs import user_cache_path
 from tqdm import tqdm
 
@@ -217,21 +216,6 @@ def damage_named(path: Path, remedy: str) -> Iterator[None]:
     except DAMAGED as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{path} cannot be read ({reason}): {remedy}") from error
-
-
-def write_arrays(path: Path, arrays: Sequence[np.ndarray], facts: object = None) -> None:
-    """Write arrays, and facts as JSON, to one .npz file, atomically."""
-    with atomic_write(path) as partial, open(partial, "wb") as file:
-        np.savez(file, json.dumps(facts), *arrays)
-
-
-def read_arrays(path: Path) -> tuple[list[np.ndarray], Any]:
-    """The arrays and facts of `write_arrays`. Raises one of DAMAGED; no pickle is run."""
-    with np.load(path, allow_pickle=False) as file:
-        if damaged := file.zip.testzip():  # arrays are read no further than they say, so not all checksums are seen
-            raise ValueError(f"{damaged} is damaged")
-        facts, *arrays = file.values()  # in the order they were written
-    return arrays, json.loads(str(facts))
 
 
 def set_seed(seed: int) -> None:

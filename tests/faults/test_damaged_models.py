@@ -10,10 +10,10 @@ from faults.damage import DAMAGE, FLIPS, damaged, fuzz, one_line
 from hypothesis import strategies as st
 
 from conftest import encoded, picture
+from scripts.recording import read_arrays, write_arrays
 from tll_utils.data.images import Images
 from tll_utils.features.embedding import Extractor, embed
-from tll_utils.features.lite_weights import TorchFileError, load_state_dict
-from tll_utils.runtime import DAMAGED, keras, read_arrays, write_arrays
+from tll_utils.runtime import DAMAGED, keras
 
 CHANGES = st.one_of(FLIPS, DAMAGE)
 
@@ -144,33 +144,3 @@ def test_damaged_models_are_named(certified, model, tmp_path, volume):
         return "loaded"
 
     fuzz(models, (400 if certified else 800) if volume else 8, name=st.sampled_from(PARTS), changes=CHANGES)
-
-
-def test_damaged_state_dicts_are_named(tmp_path, volume):
-    """A file of PyTorch's old format, a pickle: changed at random it is refused, or still only arrays."""
-    magic, protocol, system = 0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}
-    state = (
-        b"\x80\x02ccollections\nOrderedDict\n)R(X\1\0\0\0wctorch._utils\n_rebuild_tensor_v2\n((X\7\0\0\0storage"
-        b"ctorch\nFloatStorage\nX\1\0\0\0"
-        + b"7X\3\0\0\0cpuK\6NtQK\0(K\2K\3t(K\3K\1t\x89ccollections\nOrderedDict\n)RtRu."
-    )
-    head = b"".join(pickle.dumps(part, 2) for part in (magic, protocol, system))
-    data = head + state + pickle.dumps(["7"], 2) + (6).to_bytes(8, "little") + np.arange(6, dtype="<f4").tobytes()
-    path = tmp_path / "w.pth"
-    path.write_bytes(data)
-    np.testing.assert_array_equal(load_state_dict(path)["w"], [[0, 1, 2], [3, 4, 5]])
-
-    def weights(changes):
-        path.write_bytes(damaged(data, changes))
-        try:
-            found = load_state_dict(path)
-        except TorchFileError as error:
-            assert str(path) in str(error)
-            return "named"
-        assert all(isinstance(array, np.ndarray) for array in found.values())
-        return "arrays"
-
-    fuzz(weights, 1500 if volume else 30, changes=CHANGES)
-    path.write_bytes(pickle.dumps(Bomb()))
-    with pytest.raises(TorchFileError, match="refused to load"):
-        load_state_dict(path)

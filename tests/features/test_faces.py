@@ -1,11 +1,7 @@
 """Faces on drawn pictures: the sample's faces are found, everything else is survived."""
 
-import errno
-from functools import partial
-
 import cv2
 import dlib
-import joblib
 import numpy as np
 import pytest
 
@@ -14,7 +10,7 @@ from tll_utils.data.dataset import load_dataset
 from tll_utils.data.images import Images, border_content
 from tll_utils.features import faces
 from tll_utils.features.embedding import embed
-from tll_utils.features.faces import describe, describe_landmarks, find_faces
+from tll_utils.features.faces import SHA256, aligned_chip, describe_landmarks, detected, find_faces
 from tll_utils.runtime import PackagedFileError, project_root
 
 
@@ -37,10 +33,13 @@ def portrait(portraits):
     return portraits[0]
 
 
-@pytest.fixture
-def one_process(monkeypatch):
-    """What is patched here is not patched in other processes. (joblib's own configuration holds in one thread only.)"""
-    monkeypatch.setattr(joblib, "Parallel", partial(joblib.Parallel, backend="sequential"))
+def describe(image):
+    """What `faces.describe` says of one image."""
+    return {output: rows[0] for output, rows in faces.describe([detected(image)]).items()}
+
+
+def whole_image_descriptor(image):
+    return faces.descriptors([aligned_chip(image, (0, 0, image.shape[1], image.shape[0]))])[0]
 
 
 def blank(height=245, width=200):
@@ -66,7 +65,7 @@ def test_landmarks_lie_in_the_face_and_in_order(portrait):
     points = faces.landmarks(portrait, (left, top, right, bottom))
     eye, other_eye, mouth = (points[part].mean(axis=0) for part in (slice(36, 42), slice(42, 48), slice(48, 68)))
     assert eye[0] < other_eye[0] and max(eye[1], other_eye[1]) < mouth[1]
-    assert points.shape == (68, 2) and faces.landmarks(portrait, (left, top, right, bottom), n_points=5).shape == (5, 2)
+    assert points.shape == (68, 2)
     assert left < mouth[0] < right and top < mouth[1] < bottom
 
 
@@ -133,8 +132,8 @@ def test_without_a_face_its_features_are_missing(image):
     missing = {name for name, values in described.items() if np.isnan(values).all()}
     assert missing == {"descriptor"}
     assert not any(described[name].any() for name in ("found", "count", "scores", "boxes"))
-    assert np.isfinite(faces.whole_image_descriptor(image)).all()
-    for points in describe_landmarks((image, (0, 0, 0, 0))).values():
+    assert np.isfinite(whole_image_descriptor(image)).all()
+    for points in describe_landmarks(image, (0, 0, 0, 0)).values():
         assert points.shape == (136,) and np.isnan(points).all()
 
 
@@ -153,29 +152,39 @@ def test_an_upside_down_image_is_survived(portrait):
 # ------------------------------------------------------------------------------------------------- descriptors
 
 
+def test_descriptors_are_those_of_dlib(portraits):
+    """The same network by dlib itself, which computes each number in another order; lengths are about 1.4."""
+    chips = [aligned_chip(image, find_faces(image)[0].box) for image in portraits if find_faces(image)][:6]
+    file = faces.packaged_model("dlib_face_recognition_resnet_model_v1.dat")
+    expected = dlib.face_recognition_model_v1(str(file)).compute_face_descriptor(chips)
+    found = faces.descriptors(chips)
+    assert found.shape == (len(chips), 128) and found.dtype == np.float32 and len(chips) > 1
+    np.testing.assert_allclose(found, np.array(expected), atol=3e-6)
+
+
 def test_chip_and_descriptor(portrait):
     box = find_faces(portrait)[0].box
-    assert faces.aligned_chip(portrait, box).shape == (150, 150, 3)
-    same, mirrored = faces.descriptor(portrait, box), faces.descriptor(portrait[:, ::-1].copy(), box)
-    assert same.shape == (128,) and same.dtype == np.float32
-    np.testing.assert_array_equal(same, describe(portrait)["descriptor"])
-    assert np.linalg.norm(same - mirrored) > 0
+    assert aligned_chip(portrait, box).shape == (150, 150, 3)
+    mirrored = np.ascontiguousarray(portrait[:, ::-1])
+    same, other = faces.descriptors([aligned_chip(image, box) for image in (portrait, mirrored)])
+    np.testing.assert_allclose(same, describe(portrait)["descriptor"], atol=1e-6)
+    assert np.linalg.norm(same - other) > 0.05
 
 
-def test_whole_image_way_detects_nothing(portrait, monkeypatch):
+def test_whole_image_way_detects_nothing(folder, monkeypatch):
     """It is the descriptor of the box (0, 0, 200, 245), and no detector is asked."""
     monkeypatch.setattr(faces, "find_faces", None)
-    expected = faces.descriptor(portrait, (0, 0, 200, 245))
-    np.testing.assert_array_equal(faces.whole_image_descriptor(portrait), expected)
+    found = embed(folder, faces.whole_image_extractor())["descriptor"]
+    np.testing.assert_allclose(found[0], whole_image_descriptor(folder[0]), atol=1e-6)
 
 
 def test_shape_is_free_of_place_and_size(portrait, monkeypatch):
     """Landmarks moved and enlarged have the same shape, its mean is zero and its length one."""
     box = find_faces(portrait)[0].box
-    points, shape = describe_landmarks((portrait, box)).values()
+    points, shape = describe_landmarks(portrait, box).values()
     np.testing.assert_array_equal(points.reshape(68, 2), faces.landmarks(portrait, box))
     monkeypatch.setattr(faces, "landmarks", lambda *_: 3 * points.reshape(68, 2) + 50)
-    np.testing.assert_allclose(describe_landmarks((portrait, box))["shape"], shape, atol=1e-5)
+    np.testing.assert_allclose(describe_landmarks(portrait, box)["shape"], shape, atol=1e-5)
     assert np.linalg.norm(shape) == pytest.approx(1, abs=1e-5)
     np.testing.assert_allclose(shape.reshape(68, 2).mean(axis=0), 0, atol=1e-6)
 
@@ -194,15 +203,14 @@ def folder(tmp_path, portrait):
     return Images([path.stem for path in paths], paths)
 
 
-def test_processes_give_what_one_process_gives(folder, tmp_path, monkeypatch):
-    in_processes = embed(folder, faces.face_extractor())
-    monkeypatch.setenv("TLL_CACHE", str(tmp_path / "other"))
-    monkeypatch.setattr(joblib, "Parallel", partial(joblib.Parallel, backend="sequential"))
-    sequential = embed(folder, faces.face_extractor())
-    assert in_processes["descriptor"].shape == (2, 128) and in_processes["boxes"].shape == (2, 32)
-    for output, values in sequential.items():
-        np.testing.assert_array_equal(in_processes[output], values)
-        np.testing.assert_array_equal(values[0], describe(folder[0])[output])
+def test_many_images_are_described_as_one(folder):
+    """A batch with a face and without, its faces found in several threads."""
+    rows = [0, 1, 1, 0, 0] * 20
+    many = Images([str(i) for i in range(len(rows))], [folder.files[row] for row in rows])
+    found, alone = embed(many, faces.face_extractor()), [describe(image) for image in folder]
+    for output, values in found.items():
+        np.testing.assert_allclose(values, [alone[row][output] for row in rows], atol=1e-6)
+    assert found["descriptor"].shape == (100, 128) and found["boxes"].shape == (100, 32)
 
 
 @pytest.mark.parametrize("view", ["", "cropped", "mirrored"])
@@ -217,8 +225,8 @@ def test_landmarks_are_those_of_the_chosen_face(view, folder):
     np.testing.assert_array_equal(embed(view.take([1, 0]), faces.landmark_extractor())["shape"][1], points["shape"][0])
 
 
-def test_faces_are_detected_once(folder, one_process, monkeypatch):
-    """Landmarks read the boxes that were found; where none were, the loading threads find them once for all."""
+def test_faces_are_detected_once(folder, monkeypatch):
+    """Landmarks read the boxes that were found; where none were, they are found once for all."""
     seen, find = [], find_faces
     monkeypatch.setattr(faces, "find_faces", lambda image: seen.append(1) or find(image))
     many = Images([str(i) for i in range(70)], [folder.files[1]] * 70)
@@ -234,51 +242,42 @@ def test_border_neutral_faces_keep_their_proportions(folder):
     assert content.shape[1] <= 200 - 60 - 4
     for extractor, expected in (
         (faces.face_extractor(), describe(content)["descriptor"]),
-        (faces.whole_image_extractor(), faces.whole_image_descriptor(content)),
+        (faces.whole_image_extractor(), whole_image_descriptor(content)),
     ):
         found = embed(folder.cropped(), extractor)["descriptor"]
-        np.testing.assert_array_equal(found[0], expected)
+        np.testing.assert_allclose(found[0], expected, atol=1e-6)
 
 
 # ---------------------------------------------------------------------------------------------------- models
 
 
-def test_without_the_68_point_model_only_landmarks_are_missing(folder, one_process, monkeypatch):
+@pytest.fixture
+def without(monkeypatch):
+    """Afterwards the file of that name is not the published one, and no model is in memory."""
+
+    def change(name):
+        monkeypatch.setitem(SHA256, name, "0" * 64)
+        forget()
+
+    def forget():
+        faces._predictor.cache_clear(), faces._network.cache_clear(), faces._boxes.cache_clear()
+
+    yield change
+    forget()
+
+
+def test_without_the_68_point_model_only_landmarks_are_missing(folder, without):
     """The data set behind it excludes commercial use: without the file faces are found and described as before."""
-    name, find_file = "shape_predictor_68_face_landmarks.dat", faces.packaged_file
-
-    def without(**file):
-        if file["name"].endswith(name):
-            raise PackagedFileError(f"{name} is missing")
-        return find_file(**file)
-
-    monkeypatch.setattr(faces, "packaged_file", lambda package, **file: without(package=package, **file))
-    faces._model.cache_clear()
+    without("shape_predictor_68_face_landmarks.dat")
     for extractor in (faces.face_extractor(), faces.whole_image_extractor()):
         assert np.isfinite(embed(folder, extractor)["descriptor"][0]).all()
-    with pytest.raises(PackagedFileError, match=f"{name} is missing"):
+    with pytest.raises(PackagedFileError, match=r"shape_predictor_68_face_landmarks\.dat"):
         embed(folder, faces.landmark_extractor())
-    faces._model.cache_clear()
 
 
-def test_an_altered_model_is_named_with_its_remedy(monkeypatch):
-    name = "shape_predictor_5_face_landmarks.dat"
-    monkeypatch.setitem(faces.SHA256, name, "0" * 64)
-    faces._model.cache_clear()
+@pytest.mark.parametrize("name", SHA256)
+def test_an_altered_model_is_named_with_its_remedy(name, portrait, without):
+    without(name)
     remedy = r"pip install --force-reinstall face_recognition_models==0\.3\.0"
     with pytest.raises(PackagedFileError, match=rf"{name} is not the published file.*{remedy}"):
-        faces._model(dlib.shape_predictor, name)
-
-
-def test_where_processes_cannot_start_images_are_described_one_by_one(monkeypatch):
-    """As with a full /dev/shm."""
-
-    def full(**_):
-        def refuse(_):
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-        return refuse
-
-    monkeypatch.setattr(faces.joblib, "Parallel", full)
-    found = faces._in_processes(lambda image: {"n": np.array([image])}, [3, 4])
-    assert found["n"].tolist() == [[3], [4]]
+        describe(portrait), faces.landmarks(portrait, (40, 40, 160, 160))

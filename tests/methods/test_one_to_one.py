@@ -53,7 +53,7 @@ def test_one_round_of_messages_by_hand():
     graph = BipartiteGraph(candidates, n_right=3)
     from_left = scores - scores[:, ::-1]
     assert (from_left[1, 0], from_left[2, 1]) == (3.0, -1.5)
-    from_right = scores - graph.by_left(graph.by_right(from_left)[:, ::-1])
+    from_right = scores - graph.by_left(graph.by_right(from_left)[:, [1, 0, 2]])
     np.testing.assert_allclose(from_right[0], [2.5, -1.9])
     np.testing.assert_allclose(from_right[:, 0] - from_right[:, 1], 4.4)
 
@@ -80,8 +80,11 @@ def test_values_of_edges_by_right_and_back():
     """Right 0 is listed by lefts 0 and 2, right 1 by left 0 alone, right 2 by none, right 3 by left 2."""
     graph = BipartiteGraph(np.array([[0, 1], [3, 4], [3, 0]]), n_right=5)
     values = np.array([[1.0, 2], [3, 4], [5, 6]])
-    rows = graph.by_right(values)
-    np.testing.assert_array_equal(np.sort(rows), [[1, 6], [-np.inf, 2], [-np.inf, -np.inf], [3, 5], [-np.inf, 4]])
+    rows = graph.by_right(values, free=0.0)
+    np.testing.assert_array_equal(rows[:, 2], np.zeros(5))
+    np.testing.assert_array_equal(
+        np.sort(rows[:, :2]), [[1, 6], [-np.inf, 2], [-np.inf, -np.inf], [3, 5], [-np.inf, 4]]
+    )
     np.testing.assert_array_equal(graph.by_left(rows), values)
 
 

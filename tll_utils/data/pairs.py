@@ -28,9 +28,6 @@ class Pairs:
     def cropped(self) -> "Pairs":
         return Pairs(self.left.cropped(), self.right.cropped())
 
-    def mirrored(self) -> "Pairs":
-        return Pairs(self.left.mirrored(), self.right.mirrored())
-
     @property
     def key(self) -> str:
         return f"{self.left.key}-{self.right.key}"

@@ -2,7 +2,7 @@
 
 Architecture: EfficientNet (Tan and Le 2019, https://arxiv.org/abs/1905.11946) in its Lite form: ReLU6 for
 swish, no squeeze-and-excitation, stem and head not scaled. The weights come with pip packages (`lite_weights`);
-they are converted once and kept in `runtime.cache_dir()`.
+they are converted whenever a network is built, in a tenth of a second.
 
 Convolutions pad as TensorFlow's "same" for the image at hand. The PyTorch implementation the weights come
 from does so when built for that image size; built with its default it pads every image as if it had the
@@ -14,12 +14,12 @@ from collections import namedtuple
 
 import numpy as np
 
-from tll_utils.features.lite_weights import SHA256, load_state_dict, weights_file
-from tll_utils.runtime import DAMAGED, cache_dir, keras, read_arrays, write_arrays
+from tll_utils.features.lite_weights import load_state_dict
+from tll_utils.runtime import keras
 
 layers = keras.layers
 
-CONVERSION = 1  # raise it whenever the converted weights change: cached files of other versions are ignored
+CONVERSION = 1  # raise it whenever the converted weights change: cached embeddings of other versions are ignored
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of RGB in [0, 1]
 IMAGENET_STD = (0.229, 0.224, 0.225)
 SCALING = {0: (1.0, 1.0), 1: (1.0, 1.1), 2: (1.1, 1.2)}  # variant: factors of width and depth
@@ -32,11 +32,11 @@ _STAGES = (  # Lite0; the other variants scale repeats and filters
 )  # fmt: skip
 
 
-def efficientnet_lite(variant: int, *, classifier: bool = False) -> keras.Model:
+def efficientnet_lite(variant: int) -> keras.Model:
     """EfficientNet-Lite0, 1 or 2, from RGB images (n, height, width, 3) in [0, 255] to features.
 
     The model itself normalises with the ImageNet mean and deviation. Its output is the head's feature map
-    (n, ⌈height/32⌉, ⌈width/32⌉, 1280), or with the classifier the logits (n, 1000) of the ImageNet classes.
+    (n, ⌈height/32⌉, ⌈width/32⌉, 1280); the classifier behind it is left out.
     Layers are named as in LAYERS, the blocks of a stage "block2a", "block2b" … and their layers
     "block2a_expand_conv", "block2a_expand_bn" and so on.
     Raises ValueError for other variants, PackagedFileError if the weights are missing or altered.
@@ -51,11 +51,10 @@ def efficientnet_lite(variant: int, *, classifier: bool = False) -> keras.Model:
             x = _block(x, f"block{number}{'abcdefgh'[repeat]}", stage._replace(stride=1) if repeat else stage)
         x = layers.Identity(name=f"stage{number}")(x)
     x = layers.ReLU(6, name="head")(_conv(x, "head", 1280))
-    if classifier:
-        x = layers.GlobalAveragePooling2D(name="pool")(x)
-        x = layers.Dense(1000, name="classifier")(x)
     model = keras.Model(image, x, name=f"efficientnet_lite{variant}")
-    model.set_weights(_imagenet_weights(variant)[: len(model.weights)])  # the classifier's two arrays are the last
+    # Both frameworks list variables in the order of the network; the classifier's two arrays are the last.
+    state = load_state_dict(variant).items()
+    model.set_weights([_keras_layout(name, array) for name, array in state if "num_batches" not in name][:-2])
     return model
 
 
@@ -97,20 +96,7 @@ def _batch_norm(x, name: str):
     return layers.BatchNormalization(momentum=0.99, epsilon=1e-3, name=f"{name}_bn")(x)
 
 
-def _imagenet_weights(variant: int) -> list[np.ndarray]:
-    """Arrays in Keras layout and order, the classifier's last; converted once, then read from the cache."""
-    path = cache_dir() / f"efficientnet_lite{variant}-{SHA256[variant][:16]}-v{CONVERSION}.npz"
-    try:
-        return read_arrays(path)[0]
-    except DAMAGED:
-        # Both frameworks list variables in the order of the network.
-        state = load_state_dict(weights_file(variant)).items()
-        arrays = [_keras_layout(name, array) for name, array in state if "num_batches" not in name]
-        write_arrays(path, arrays)
-        return arrays
-
-
 def _keras_layout(name: str, array: np.ndarray) -> np.ndarray:
     if name.endswith("_depthwise_conv.weight"):  # (channel, 1, row, column)
         return array.transpose(2, 3, 0, 1)
-    return array.T if array.ndim == 2 else array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
+    return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array

@@ -7,22 +7,23 @@ A face descriptor names a person: on TLL it stays in the cache folder, which git
 
 # pyright: reportAttributeAccessIssue=false
 import threading
-from collections.abc import Callable, Sequence
-from functools import cache, partial
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import dlib
-import joblib
 import numpy as np
 
 from tll_utils.data.images import Images
 from tll_utils.features.embedding import Extractor, embed
+from tll_utils.features.face_network import CHIP_SIZE, face_network
+from tll_utils.features.inference import Forward, compile_forward
 from tll_utils.runtime import packaged_file
 
 MAX_FACES = 8  # kept per image
-CHIP_SIZE = 150  # pixels, what the descriptor network was trained on
-MARGIN_OF_CHIP = 0.25  # of the face's size, likewise
+MARGIN_OF_CHIP = 0.25  # of the face's size, what the descriptor network was trained on
 PASSES = ((1.0, -0.3), (1.5, -0.4))  # (enlargement, least score); the second only where the first found nothing
 
 SHA256 = {
@@ -32,8 +33,7 @@ SHA256 = {
 }
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
-_DETECTION = threading.Lock()  # threads that load images ask for their faces at once: the first one finds them for all
-_LATEST: dict[str, Any] = {}  # these images and their boxes
+_OF_THREAD = threading.local()  # a detector holds scratch memory, so threads must not share one
 
 
 class Face(NamedTuple):
@@ -60,17 +60,16 @@ def _detect(image: np.ndarray, enlargement: float, least: float) -> list[Face]:
     image = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)  # a third of the gradients to compute
     if enlargement != 1:
         image = cv2.resize(image, None, fx=enlargement, fy=enlargement)
-    boxes, scores, _ = _model(dlib.get_frontal_face_detector).run(image, 0, least)
+    if not hasattr(_OF_THREAD, "detector"):
+        _OF_THREAD.detector = dlib.get_frontal_face_detector()
+    boxes, scores, _ = _OF_THREAD.detector.run(image, 0, least)
     edges = [np.array([box.left(), box.top(), box.right(), box.bottom()]) / enlargement for box in boxes]
     return [Face(tuple(box.tolist()), score) for box, score in zip(edges, scores, strict=True)]
 
 
-def landmarks(image: np.ndarray, box: Box, *, n_points: int = 68) -> np.ndarray:
-    """Points of the face in a box, float32 (n_points, 2) as x, y in pixels.
-
-    68 points outline jaw, brows, nose, eyes and mouth; 5 the eyes' corners and the nose (Kazemi and Sullivan 2014).
-    """
-    return np.array([(point.x, point.y) for point in _points(image, box, n_points).parts()], np.float32)
+def landmarks(image: np.ndarray, box: Box) -> np.ndarray:
+    """68 points of jaw, brows, nose, eyes and mouth (Kazemi and Sullivan 2014), float32 (68, 2) as x, y in pixels."""
+    return np.array([(point.x, point.y) for point in _points(image, box, 68).parts()], np.float32)
 
 
 def aligned_chip(image: np.ndarray, box: Box) -> np.ndarray:
@@ -78,95 +77,95 @@ def aligned_chip(image: np.ndarray, box: Box) -> np.ndarray:
     return dlib.get_face_chip(image, _points(image, box, 5), CHIP_SIZE, MARGIN_OF_CHIP)
 
 
-def descriptor(image: np.ndarray, box: Box) -> np.ndarray:
-    """128 numbers of the face in a box, float32 (128,); two photos of one person are less than 0.6 apart (dlib)."""
-    network = _model(dlib.face_recognition_model_v1, "dlib_face_recognition_resnet_model_v1.dat")
-    return np.array(network.compute_face_descriptor(aligned_chip(image, box)), np.float32)
+def descriptors(chips: Sequence[np.ndarray]) -> np.ndarray:
+    """128 numbers of each `aligned_chip`, (n, 128); two photos of one person are less than 0.6 apart (dlib)."""
+    return _network()(np.stack(chips))["descriptor"]
 
 
-def whole_image_descriptor(image: np.ndarray) -> np.ndarray:
-    """The report's face feature: the descriptor with the whole image as the face's box, (128,); nothing is detected."""
-    return descriptor(image, (0, 0, image.shape[1], image.shape[0]))
+@cache
+def _network() -> Forward:
+    return compile_forward(face_network(packaged_model("dlib_face_recognition_resnet_model_v1.dat")))
 
 
-@cache  # one copy per process: dlib's models hold scratch memory, so threads must not share them
-def _model(kind: Callable, *names: str):
-    """A model of dlib from its files, if any; raises PackagedFileError where one is missing or altered."""
-    package = {"package": "face_recognition_models", "requirement": "face_recognition_models==0.3.0"}
-    return kind(*(str(packaged_file(name=f"models/{name}", sha256=SHA256[name], **package)) for name in names))
+@cache
+def _predictor(n_points: int):
+    return dlib.shape_predictor(str(packaged_model(f"shape_predictor_{n_points}_face_landmarks.dat")))
+
+
+def packaged_model(name: str) -> Path:
+    """A model's file; raises PackagedFileError where it is missing or altered."""
+    package = "face_recognition_models"
+    return packaged_file(package, f"models/{name}", sha256=SHA256[name], requirement=f"{package}==0.3.0")
 
 
 def _points(image: np.ndarray, box: Box, n_points: int):
-    predictor = _model(dlib.shape_predictor, f"shape_predictor_{n_points}_face_landmarks.dat")
-    return predictor(image, dlib.rectangle(*(round(edge) for edge in box)))
+    return _predictor(n_points)(image, dlib.rectangle(*(round(edge) for edge in box)))
 
 
-def describe(image: np.ndarray) -> dict[str, np.ndarray]:
-    """What is known of an image's faces as float32 vectors.
-
-    found (1,) 0 or 1 · count (1,) · scores (8,) and boxes (32,), all faces kept up to 8, the chosen one first, then
-    zeros · descriptor (128,) of the chosen face, NaN where there is none.
-    """
+def detected(image: np.ndarray) -> tuple[list[Face], np.ndarray | None]:
+    """The faces of an image, as `find_faces` has them, and the chosen one's chip."""
     faces = find_faces(image)
-    kept = faces[:MAX_FACES]
-    return {
-        "found": np.array([len(faces) > 0], np.float32),
-        "count": np.array([len(faces)], np.float32),
-        "scores": _padded([face.score for face in kept], MAX_FACES),
-        "boxes": _padded([face.box for face in kept], 4 * MAX_FACES),
-        "descriptor": descriptor(image, faces[0].box) if faces else np.full(128, np.nan, np.float32),
-    }
+    return faces, aligned_chip(image, faces[0].box) if faces else None
 
 
-def describe_landmarks(image_and_box: tuple[np.ndarray, Box]) -> dict[str, np.ndarray]:
+def describe(images: Sequence[tuple[list[Face], np.ndarray | None]]) -> dict[str, np.ndarray]:
+    """What is known of the faces of n `detected` images, float32.
+
+    found (n, 1) 0 or 1 · count (n, 1) · scores (n, 8) and boxes (n, 32), all faces kept up to 8, the chosen one first,
+    then zeros · descriptor (n, 128) of the chosen face, NaN where there is none.
+    """
+    counts = np.array([[len(faces)] for faces, _ in images], np.float32)
+    scores, boxes = (np.zeros((len(images), MAX_FACES, *width), np.float32) for width in ((), (4,)))
+    chosen = np.full((len(images), 128), np.nan, np.float32)
+    for row, (faces, _) in enumerate(images):
+        for place, face in enumerate(faces[:MAX_FACES]):
+            boxes[row, place], scores[row, place] = face
+    if counts.any():
+        chosen[counts[:, 0] > 0] = descriptors([chip for _, chip in images if chip is not None])
+    boxes = boxes.reshape(len(images), -1)
+    return {"found": np.minimum(counts, 1), "count": counts, "scores": scores, "boxes": boxes, "descriptor": chosen}
+
+
+def describe_landmarks(image: np.ndarray, box: Box) -> dict[str, np.ndarray]:
     """landmarks68 (136,) of the face in a box, and shape (136,): these moved to their mean and scaled to length one.
 
     The shape is pose and expression, which the descriptor was trained to ignore. A box of zeros is no face: NaN.
     """
-    image, box = image_and_box
     points = landmarks(image, box) if any(box) else np.full((68, 2), np.nan, np.float32)
     centred = points - points.mean(axis=0)
     return {"landmarks68": points.ravel(), "shape": (centred / np.sqrt((centred**2).sum())).ravel()}
 
 
-def _padded(values: list, length: int) -> np.ndarray:
-    flat = np.asarray(values, np.float32).ravel()
-    return np.pad(flat, (0, length - len(flat)))
-
-
 def face_extractor() -> Extractor:
-    """Extractor of the outputs of `describe`, one process per core.
+    """Extractor of the outputs of `describe`. Faces are found in the threads that load: dlib lets go of Python's lock.
 
     The content of border-neutral images is not stretched back, since a face would lose its proportions; boxes and
     landmarks then count from the content's corner.
     """
-    return Extractor("faces @3", Images.content, partial(_in_processes, describe))
+    return Extractor("faces @4", lambda images, row: detected(images.content(row)), describe)
 
 
 def landmark_extractor() -> Extractor:
     """Extractor of the outputs of `describe_landmarks` for the chosen faces of `face_extractor`."""
-    return Extractor("face landmarks @1", _with_box, partial(_in_processes, describe_landmarks))
+    return Extractor("face landmarks @1", lambda images, row: (images, row, images.content(row)), _landmarks_of_rows)
 
 
-def _with_box(images: Images, row: int) -> tuple[np.ndarray, Box]:
-    with _DETECTION:
-        if _LATEST.get("images") is not images:  # the same for all rows of an extraction
-            _LATEST.update(images=images, boxes=embed(images, face_extractor())["boxes"])
-        box = _LATEST["boxes"][row, :4]
-    return images.content(row), tuple(box.tolist())
+def _landmarks_of_rows(batch: Sequence[tuple[Images, int, np.ndarray]]) -> dict[str, np.ndarray]:
+    boxes = _boxes(batch[0][0])
+    found = [describe_landmarks(image, tuple(boxes[row, :4].tolist())) for _, row, image in batch]
+    return {output: np.stack([one[output] for one in found]) for output in found[0]}
+
+
+@lru_cache(maxsize=1)  # asked for with every batch of one extraction
+def _boxes(images: Images) -> np.ndarray:
+    return embed(images, face_extractor())["boxes"]
 
 
 def whole_image_extractor() -> Extractor:
     """Extractor of the report's face features: "descriptor" (n, 128) with the whole image as the face's box."""
-    encode = partial(_in_processes, lambda image: {"descriptor": whole_image_descriptor(image)})
-    return Extractor("whole-image face @1", Images.content, encode)
+    return Extractor("whole-image face @2", _whole_image_chip, lambda chips: {"descriptor": descriptors(chips)})
 
 
-def _in_processes(describe_image: Callable, batch: Sequence[Any]) -> dict[str, np.ndarray]:
-    """The described images, stacked. Processes and not threads: dlib's descriptor network keeps Python's lock."""
-    in_parallel: Any = joblib.Parallel(n_jobs=-1, batch_size=1)  # pyright: ignore[reportArgumentType]
-    try:
-        described = in_parallel(joblib.delayed(describe_image)(image) for image in batch)
-    except OSError:  # processes cannot start, as with a full /dev/shm
-        described = [describe_image(image) for image in batch]
-    return {output: np.stack([one[output] for one in described]) for output in described[0]}
+def _whole_image_chip(images: Images, row: int) -> np.ndarray:
+    image = images.content(row)  # in which nothing is detected
+    return aligned_chip(image, (0, 0, image.shape[1], image.shape[0]))

@@ -20,6 +20,7 @@ from tll_utils.evaluation.cross_validation import Decoder
 
 MAX_ITERATIONS = 300
 TOLERANCE = 1e-3  # in log-odds
+BLOCK = 2048  # rows at a time: more would leave the processor's cache
 CERTAIN = 1e6  # log-odds of a right that is in one list only
 RESOLUTION = 2**30  # steps between the least and the greatest score: sums of whole numbers know no rounding
 
@@ -69,11 +70,11 @@ def belief_propagation(scores: np.ndarray, candidates: np.ndarray, *, n_right: i
     wrong shapes, columns out of range or twice in a row, and where there are more lefts than rights.
     """
     scores, graph = _checked(scores, candidates, n_right)
-    may_stay_free = ((0, 0), (0, int(n_right > len(scores))))  # one more choice of a right, of weight exp(0)
+    free = 0.0 if n_right > len(scores) else -np.inf  # one more choice of a right, of weight exp(0) or none
     from_left = from_right = scores
     for _ in range(MAX_ITERATIONS):
         from_left = scores - _log_sum_of_others(from_right)
-        rivals = _log_sum_of_others(np.pad(graph.by_right(from_left), may_stay_free))
+        rivals = _log_sum_of_others(graph.by_right(from_left, free))
         answer = np.clip(scores - graph.by_left(rivals), -CERTAIN, CERTAIN)
         change = np.abs(answer - from_right).max()
         from_right = (from_right + answer) / 2  # damped: undamped rounds may oscillate
@@ -121,29 +122,32 @@ class BipartiteGraph:
         order = np.argsort(rights, kind="stable")
         number = np.empty_like(order)
         number[order] = np.arange(rights.size) - np.repeat(np.cumsum(degree) - degree, degree)
-        self._place = candidates, number.reshape(candidates.shape)
-        self._shape = n_right, degree.max()
+        self._shape = n_right, degree.max() + 1
+        self._place = candidates * self._shape[1] + number.reshape(candidates.shape)
 
-    def by_right(self, values: np.ndarray) -> np.ndarray:
-        """(n_left, c) → (n_right, greatest degree), filled up with −∞."""
+    def by_right(self, values: np.ndarray, free: float = -np.inf) -> np.ndarray:
+        """(n_left, c) → (n_right, greatest degree + 1), filled up with −∞; the last column is `free`."""
         rows = np.full(self._shape, -np.inf)
-        rows[self._place] = values
+        rows[:, -1] = free
+        rows.ravel()[self._place] = values
         return rows
 
     def by_left(self, rows: np.ndarray) -> np.ndarray:
-        """(n_right, greatest degree or more) → (n_left, c)."""
-        return rows[self._place]
+        """What `by_right` gives → (n_left, c)."""
+        return rows.ravel()[self._place]
 
 
 def _log_sum_of_others(x: np.ndarray) -> np.ndarray:
     """log Σ exp over the other values of the row, (n, k); −∞ where all the others are."""
-    rows, top = np.arange(len(x)), x.argmax(axis=1)
-    rest = x.copy()
-    rest[rows, top] = -np.inf
-    total = logsumexp(x, axis=1, keepdims=True)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        others = total + np.log1p(-np.exp(x - total))  # of the greatest value it would be a difference of likes
-    others[rows, top] = logsumexp(rest, axis=1)
+    others = np.empty_like(x)
+    for rows in np.array_split(np.arange(len(x)), 1 + len(x) // BLOCK):
+        rest, top = x[rows], x[rows].argmax(axis=1)[:, None]
+        greatest = np.take_along_axis(rest, top, axis=1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            parts = np.exp(rest - greatest)
+            others[rows] = greatest + np.log(parts.sum(axis=1, keepdims=True) - parts)
+            np.put_along_axis(rest, top, -np.inf, axis=1)  # of the greatest value that is a difference of likes
+            others[rows[:, None], top] = logsumexp(rest, axis=1, keepdims=True)
     return others
 
 

@@ -214,6 +214,7 @@ SIAMESE: dict[str, Entry] = {
     "resnet18_difference_full": _network("a−b, 245×200", "resnet18", "difference", size=FULL),
     "resnet18_absolute_full": _network("|a−b|, 245×200", "resnet18", size=FULL),
     "resnet18_absolute_2x2_full": _network("|a−b|, 2×2 average pool, 245×200", "resnet18", pooling="2x2", size=FULL),
+    # Without augmentation ResNet18 has memorised its pairs within ten epochs.
     "resnet18_absolute_augmented": _network("|a−b|, augmented", "resnet18", augmented=True, epochs=20),
     "resnet18_absolute_2x2_augmented": _network("|a−b|, 2×2 average pool, augmented", "resnet18", pooling="2x2",
                                                 augmented=True, epochs=20),

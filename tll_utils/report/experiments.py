@@ -80,6 +80,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "siamese_resnet18": _siamese(2, ("resnet18_difference", "resnet18_absolute", "resnet18_absolute_2x2")),
     # One held-out fifth of 322 lefts cannot order two networks two hundredths apart.
     "siamese_pooling": _siamese(2, ("resnet18_absolute", "resnet18_absolute_2x2"), n_folds=5),
+    # 2×2 pooling leaves 4×3 places of the report's input, 2×2 of one half its height and width.
     "siamese_pooling_full_size": _siamese(2, ("resnet18_absolute_full", "resnet18_absolute_2x2_full"), n_folds=3),
     "siamese_pooling_augmented": _siamese(
         2, ("resnet18_absolute_augmented", "resnet18_absolute_2x2_augmented"), n_folds=3),

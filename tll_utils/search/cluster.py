@@ -83,8 +83,8 @@ class Embedder:
             is_missing[rows] = False
             bits = np.stack(list(prefetch(lambda row: hash_bits(images, row), range(len(rows)))))
             hashes[rows] = np.packbits(bits, axis=2).view(np.uint64)[..., 0]
-        if self.faces:  # dlib's models are for one thread
-            face[rows] = [len(find_faces(image)) > 0 for image in images]
+        if self.faces:
+            face[rows] = list(prefetch(lambda row: len(find_faces(images[row])) > 0, range(len(rows))))
         columns = {
             "id": pa.array(ids, pa.string()),
             "embedding": pa.FixedSizeListArray.from_arrays(embeddings.ravel(), self.width, mask=pa.array(is_missing)),

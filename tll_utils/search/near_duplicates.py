@@ -1,6 +1,11 @@
-"""Near-duplicates of many images: the groups of `folds.groups_of_hashes`, found by faiss."""
+"""Near-duplicates of many images: the groups of `folds.groups_of_hashes`, by multi-index hashing.
 
-from importlib.util import find_spec
+Hashes that differ in at most 10 bits differ in at most 3 bits of the first third, or 3 of the second, or 2 of the last:
+only hashes that meet in such a place are compared (Norouzi, Punjani and Fleet 2014).
+"""
+
+from collections.abc import Iterator
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -8,27 +13,24 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from tll_utils.data.folds import MAX_DISTANCE, groups_of_hashes
-from tll_utils.search.index import import_faiss
 
-MANY = 10_000  # images from which faiss, where it is installed, is faster
-CHUNK, BLOCK = 2**16, 2**8  # hashes indexed, and looked up, at a time: at most 17 million pairs, 200 MB
-MAX_PAIRS = 2**22  # kept before they are contracted
+MANY = 50_000  # images from which places are faster than to compare all with all
+PLACES = ((0, 21, 3), (21, 21, 3), (42, 22, 2))  # first bit, number of bits, how many of them may differ
+assert sum(differing + 1 for *_, differing in PLACES) == MAX_DISTANCE + 1  # who differs more everywhere is too far
+CHUNK = 2**20  # pairs of hashes compared at a time
+MAX_PAIRS = 2**22  # near ones kept before they are contracted
 
 
 def near_duplicate_groups(bits: np.ndarray) -> np.ndarray:
-    """Group of every image, int (n,), of `hash_bits` (n, 2, 64): `groups_of_hashes`, by faiss where it pays."""
-    if len(bits) < MANY or find_spec("faiss") is None:
-        return groups_of_hashes(bits, len(bits))
-    return indexed_groups(bits)
+    """Group of every image, int (n,), of `hash_bits` (n, 2, 64): the numbers that `groups_of_hashes(bits, n)` gives."""
+    return groups_of_hashes(bits, len(bits)) if len(bits) < MANY else indexed_groups(bits)
 
 
 def indexed_groups(bits: np.ndarray) -> np.ndarray:
-    """The same numbers as `groups_of_hashes(bits, n)`, bits (n, 2, 64), in memory linear in n.
+    """The same numbers in time and memory that grow as n.
 
     Whole images are compared with whole ones, cropped with cropped ones, and images that share a group of either kind
-    are one group. Equal hashes are compared once. The search is exact: a flat index, which on 64 bits was five times
-    faster than faiss's multi-index hashing. On two cores 100,000 images take 4 s, 1,000,000 take 220 s in a process of
-    1 GB. Raises RuntimeError without faiss.
+    are one group. Equal hashes are compared once.
     """
     whole, cropped = (_of_side(bits[:, side]) for side in (0, 1))
     edges = np.ones(len(bits), bool), (whole, whole.max(initial=-1) + 1 + cropped)
@@ -40,24 +42,35 @@ def indexed_groups(bits: np.ndarray) -> np.ndarray:
 def _of_side(bits: np.ndarray) -> np.ndarray:
     """Groups of hashes (n, 64) that chains of at most MAX_DISTANCE bits connect, int (n,)."""
     hashes, place = np.unique(np.packbits(bits.astype(bool), axis=1).view(np.uint64)[:, 0], return_inverse=True)
-    return _connected(hashes.view(np.uint8).reshape(-1, 8))[place]
-
-
-def _connected(hashes: np.ndarray) -> np.ndarray:
-    """Groups of different hashes, uint8 (n, 8). Every chunk is compared with itself and with those before it."""
     groups, pairs, n_pairs = np.arange(len(hashes)), [], 0
-    for start in range(0, len(hashes), CHUNK):
-        index = import_faiss().IndexBinaryFlat(64)
-        index.add(hashes[start : start + CHUNK])
-        for first in range(0, min(start + CHUNK, len(hashes)), BLOCK):
-            limits, _, found = index.range_search(hashes[first : first + BLOCK], MAX_DISTANCE + 1)  # exclusive
-            rows = np.repeat(np.arange(len(limits) - 1), np.diff(limits.astype(np.int64)))
-            a, b = groups[first + rows], groups[start + found]
-            pairs.append(np.stack([a, b])[:, a != b])
-            n_pairs += pairs[-1].shape[1]
-            if n_pairs > MAX_PAIRS:  # a dense group: once contracted, its pairs are none any more
-                groups, pairs, n_pairs = _contracted(groups, pairs), [], 0
-    return _contracted(groups, pairs)
+    for a, b in _candidates(hashes):
+        is_near = np.bitwise_count(hashes[a] ^ hashes[b]) <= MAX_DISTANCE
+        a, b = groups[a[is_near]], groups[b[is_near]]
+        pairs.append(np.stack([a, b])[:, a != b])
+        n_pairs += pairs[-1].shape[1]
+        if n_pairs > MAX_PAIRS:  # a dense group: once contracted, its pairs are none any more
+            groups, pairs, n_pairs = _contracted(groups, pairs), [], 0
+    return _contracted(groups, pairs)[place]
+
+
+def _candidates(hashes: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Rows of different hashes, uint64 (n,), that meet in a place of PLACES, about CHUNK pairs at a time."""
+    for first, n_bits, differing in PLACES:
+        place = (hashes >> np.uint64(first) & np.uint64(2**n_bits - 1)).astype(np.int32)
+        order = place.argsort(kind="stable")
+        place = place[order]
+        counts = np.bincount(place, minlength=2**n_bits).astype(np.int32)
+        starts = counts.cumsum(dtype=np.int64) - counts
+        for n_flips in range(differing + 1):
+            for flipped in combinations(range(n_bits), n_flips):
+                other = place ^ np.int32(sum(1 << bit for bit in flipped))
+                n_there = np.where(other >= place, counts[other], 0)  # a pair meets from both sides
+                rows = np.flatnonzero(n_there)
+                ends = n_there[rows].cumsum(dtype=np.int64)
+                for some in np.split(rows, np.searchsorted(ends, np.arange(CHUNK, ends[-1:].sum(), CHUNK))):
+                    n_pairs = n_there[some]
+                    steps = np.arange(n_pairs.sum()) - (n_pairs.cumsum() - n_pairs).repeat(n_pairs)
+                    yield order[some.repeat(n_pairs)], order[starts[other[some]].repeat(n_pairs) + steps]
 
 
 def _contracted(groups: np.ndarray, pairs: list[np.ndarray]) -> np.ndarray:
