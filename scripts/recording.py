@@ -4,25 +4,19 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pandas as pd
-from sklearn.base import clone
 
 from tll_utils.data.dataset import Dataset
-from tll_utils.data.folds import Rows, headline_folds
-from tll_utils.evaluation.cross_validation import cross_validate
 from tll_utils.evaluation.statistics import summarise
-from tll_utils.methods.base import out_of_fold, weighted_sum
-from tll_utils.methods.registry import FACE_FOUND, SubCategories, get_entry, get_method
+from tll_utils.methods.registry import get_entry
 from tll_utils.report.experiments import EXPERIMENTS
 from tll_utils.report.results import interval_text, published_results, recorded_methods, results_dir
-from tll_utils.runtime import atomic_write, keras, project_root, write_text
+from tll_utils.runtime import keras, project_root, write_text
 
 PACKAGES = (
     "keras", "tensorflow", "numpy", "scipy", "scikit-learn", "scikit-image", "opencv-python-headless", "pillow",
@@ -47,63 +41,6 @@ FAMILIES = (  # rows of the README: what they are called, the report's best of t
 )  # fmt: skip
 
 
-def found_table(dataset: Dataset) -> pd.DataFrame:
-    """left (id), left_face, right_face (bool) of every training pair: what is recorded of faces, no descriptor."""
-    left, right = (FACE_FOUND(side)[:, 0] > 0 for side in (dataset.train.left, dataset.train.right))
-    return pd.DataFrame({"left": dataset.train.left.ids, "left_face": left, "right_face": right})
-
-
-def groups_table(dataset: Dataset) -> pd.DataFrame:
-    """left (id), group of every training left, such as "A, no face"."""
-    lefts = dataset.train.left
-    groups = SubCategories().fit(dataset.train).predict(lefts)
-    names = [f"{'ABC'[group // 2]}, {('no face', 'face')[group % 2]}" for group in groups]
-    return pd.DataFrame({"left": lefts.ids, "group": names})
-
-
-def members_table(dataset: Dataset) -> pd.DataFrame:
-    """Of every input of `best`: expected top-2 of its adapter alone, and of the others together without it.
-
-    Columns inputs, alone, alone_low, alone_high, without, without_low, without_high: means and 95 % intervals.
-    """
-    folds, best = headline_folds(dataset.train), get_method("best")
-    members = [out_of_fold(clone(best).set_params(inputs=[names]), dataset.train, folds) for names in best.inputs]
-    rows = []
-    for row, names in enumerate(best.inputs):
-        others = [member for other, member in enumerate(members) if other != row]
-        without = [weighted_sum(fold, [1 / len(fold)] * len(fold)) for fold in zip(*others, strict=True)]
-        rows.append(
-            {"inputs": " ".join(names)} | _summary("alone", members[row], folds) | _summary("without", without, folds)
-        )
-    return pd.DataFrame(rows)
-
-
-def learning_curve_table(dataset: Dataset, *, sizes: Sequence[int] = (160, 320, 640, 960)) -> pd.DataFrame:
-    """Expected top-2 of `fast` and `best` where some of a fold's training pairs are learned from, the rest unused.
-
-    Columns method (its title), pairs, top2, top2_low, top2_high. Fewer pairs are among more, drawn in each fold.
-    """
-    rows, folds = [], headline_folds(dataset.train)
-    for name in ("fast", "best"):
-        for n in sizes:
-            fewer = [(np.random.default_rng(0).permutation(train)[:n], test) for train, test in folds]
-            scores = out_of_fold(get_method(name), dataset.train, fewer)
-            rows.append({"method": get_entry(name).title, "pairs": n} | _summary("top2", scores, folds))
-            keras.backend.clear_session()  # hundreds of networks would fill the memory
-    return pd.DataFrame(rows)
-
-
-def _summary(name: str, scores: list[np.ndarray], folds: list[Rows]) -> dict[str, float]:
-    summary = summarise(cross_validate(scores, folds))
-    low, high = summary["interval95"]
-    return {name: summary["expected_top2"], f"{name}_low": low, f"{name}_high": high}
-
-
-TABLES = {  # beside the results
-    "face_fusion": {"faces": found_table},
-    "sub_categories": {"groups": groups_table},
-    "ablation": {"members": members_table, "learning_curve": learning_curve_table},
-}
 METHOD_FIELDS = (
     "name", "report_top2", "expected_top2", "interval95", "expected_top1", "task", "border_neutral", "split",
     "n_left", "seconds", "notes",
@@ -150,7 +87,7 @@ def record(
 ) -> Path:
     """Path of `<experiment>.json`, written with `<experiment>_rank.csv` and `…_top2.csv` beside it.
 
-    methods: one dict per method with exactly the fields METHOD_FIELDS. per_left: method name → table of
+    methods: one dict per method with exactly the fields METHOD_FIELDS, or none. per_left: method name → table of
     `cross_validate`, whose index are rows of the training pairs. histories: method name → training history, written to
     `<experiment>_history.csv`; tables: further `<experiment>_<name>.csv`. Each file is replaced as a whole. Raises
     ValueError on missing or unknown fields, methods without per-left values and tables of different pairs.
@@ -161,7 +98,7 @@ def record(
             raise ValueError(f"{experiment}: method fields differ from {METHOD_FIELDS}: {sorted(method)}")
     if (names := [method["name"] for method in methods]) != list(per_left):
         raise ValueError(f"{experiment}: methods {names} and per-left tables {list(per_left)} differ")
-    written = {column: _wide(dataset, per_left, column) for column in ("rank", "top2")} | dict(tables or {})
+    written = {column: _wide(dataset, per_left, column) for column in ("rank", "top2") if per_left} | dict(tables or {})
     if histories:
         written["history"] = pd.concat(histories, names=["method"]).reset_index("method")
     files = {name: f"{experiment}_{name}.csv" for name in written}
@@ -238,18 +175,3 @@ def update_readme() -> None:
     path = project_root() / "README.md"
     before, _, rest = path.read_text(encoding="utf-8").partition(START)
     write_text(path, f"{before}{START}\n{readme_table()}\n{END}{rest.partition(END)[2]}")
-
-
-def write_arrays(path: Path, arrays: Sequence[np.ndarray], facts: object = None) -> None:
-    """Write arrays, and facts as JSON, to one .npz file, atomically."""
-    with atomic_write(path) as partial, open(partial, "wb") as file:
-        np.savez(file, json.dumps(facts), *arrays)
-
-
-def read_arrays(path: Path) -> tuple[list[np.ndarray], Any]:
-    """The arrays and facts of `write_arrays`. Raises one of DAMAGED; no pickle is run."""
-    with np.load(path, allow_pickle=False) as file:
-        if damaged := file.zip.testzip():  # arrays are read no further than they say, so not all checksums are seen
-            raise ValueError(f"{damaged} is damaged")
-        facts, *arrays = file.values()  # in the order they were written
-    return arrays, json.loads(str(facts))

@@ -5,100 +5,32 @@ At the end a table compares what was recorded before with the fresh numbers.
 """
 
 import argparse
-import hashlib
 import json
 import os
 import shutil
 import sys
 import time
 from functools import partial
-from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from sklearn.base import BaseEstimator, clone
 
-from scripts.recording import TABLES, method_row, read_arrays, record, update_readme, write_arrays
+from scripts.recording import method_row, record, update_readme
+from scripts.scoring import USED, FoldScores, fold_scores, folder
+from scripts.tables import TABLES
 from tll_utils.data.dataset import Dataset, DatasetError, load_dataset
 from tll_utils.data.folds import Rows
-from tll_utils.data.pairs import Pairs, pair_table
+from tll_utils.data.pairs import pair_table
 from tll_utils.evaluation.cross_validation import cross_validate, cross_validate_one_to_one
 from tll_utils.evaluation.metrics import per_left
-from tll_utils.methods.base import Method, WeightedSum, weighted_sum
 from tll_utils.methods.one_to_one import DECODERS
 from tll_utils.methods.registry import get_entry, get_method
 from tll_utils.report.experiments import EXPERIMENTS, Experiment, Row
 from tll_utils.report.results import recorded_methods, results_dir
-from tll_utils.runtime import DAMAGED, keras, locked, project_root, read_json, write_text
+from tll_utils.runtime import DAMAGED, locked, read_json, write_text
 from tll_utils.siamese.training import automatic_precision
 
 LISTS = "lists drawn as the challenge draws them, mean of 20 draws"
-
-_USED: set[Path] = set()  # kept scores of this run
-
-
-class FoldScores(NamedTuple):
-    """Out-of-fold scores of a method.
-
-    raw, neutral   S (n_test, n_test) per fold, of the raw test images and, where asked for, of border-neutral ones
-    histories      training history per fold of methods that have one, as lists of rows
-    """
-
-    raw: list[np.ndarray]
-    neutral: list[np.ndarray]
-    histories: list[list[dict]]
-    seconds: float
-
-
-def fold_scores(method: Method, pairs: Pairs, folds: list[Rows], *, neutral: bool = False) -> FoldScores:
-    """Scores of every fold's test pairs by a fit without them, kept in `build/reproduce` until the run is complete.
-
-    Nothing is learned in a WeightedSum with weights: its scores are put together from those kept of its members.
-    """
-    if isinstance(method, WeightedSum) and method.weights is not None:
-        members = [fold_scores(member, pairs, folds) for member in method.members]
-        blocks = zip(*(member.raw for member in members), strict=True)
-        seconds = sum(member.seconds for member in members)
-        return FoldScores([weighted_sum(fold, method.weights) for fold in blocks], [], [], seconds)
-    path = _kept(method, pairs, folds, neutral)
-    try:
-        arrays, facts = read_arrays(path)
-    except DAMAGED:
-        scores = _score_folds(method, pairs, folds, neutral)
-        write_arrays(path, [*scores.raw, *scores.neutral], {"histories": scores.histories, "seconds": scores.seconds})
-        return scores
-    return FoldScores(arrays[: len(folds)], arrays[len(folds) :], facts["histories"], facts["seconds"])
-
-
-def _score_folds(method: Method, pairs: Pairs, folds: list[Rows], neutral: bool) -> FoldScores:
-    started, raw, cropped, histories = time.perf_counter(), [], [], []
-    for train_rows, test_rows in folds:
-        fitted, test = clone(method).fit(pairs.take(train_rows)), pairs.take(test_rows)
-        raw.append(fitted.scores(test.left, test.right))
-        if neutral:
-            cropped.append(fitted.scores(test.cropped().left, test.cropped().right))
-        trained = getattr(fitted, "method_", fitted)  # a BorderNeutral method's own
-        if (history := getattr(trained, "history_", None)) is not None:
-            histories.append(history.to_dict("records"))
-        del fitted, trained
-        keras.backend.clear_session()  # collects garbage too: hundreds of networks would fill the memory
-    return FoldScores(raw, cropped, histories, time.perf_counter() - started)
-
-
-def _kept(method: Method, pairs: Pairs, folds: list[Rows], neutral: bool) -> Path:
-    """File of these scores; any change of the method, the pairs, the folds or the package's code gives another."""
-    code = [path.read_bytes() for path in sorted((project_root() / "tll_utils").rglob("*.py"))]
-    rows = [test_rows.tolist() for _, test_rows in folds]
-    what = repr([BaseEstimator.__repr__(method, N_CHAR_MAX=1_000_000), pairs.key, rows, neutral]).encode()
-    path = _folder() / "scores" / f"{hashlib.sha256(b''.join([what, *code])).hexdigest()[:20]}.npz"
-    _USED.add(path)
-    return path
-
-
-def _folder() -> Path:
-    return project_root() / "build" / "reproduce"
-
 
 # --- recording ------------------------------------------------------------------
 
@@ -210,7 +142,7 @@ def main() -> None:
         dataset = load_dataset()
     except DatasetError as error:
         sys.exit(str(error))
-    with locked(_folder()):
+    with locked(folder()):
         reproduce(names, dataset)
 
 
@@ -219,8 +151,8 @@ def reproduce(names: list[str], dataset: Dataset) -> None:
     print(plan(names).to_string(index=False), flush=True)
     # No embedding is cached from before, so that `seconds` counts from image files to scores; of methods that
     # share embeddings the first one pays for them.
-    os.environ["TLL_CACHE"] = str(_folder() / "cache")
-    earlier = _folder() / "recorded.json"  # an interrupted run has overwritten some of it
+    os.environ["TLL_CACHE"] = str(folder() / "cache")
+    earlier = folder() / "recorded.json"  # an interrupted run has overwritten some of it
     try:
         before = read_json(earlier)
     except DAMAGED:
@@ -230,8 +162,8 @@ def reproduce(names: list[str], dataset: Dataset) -> None:
     record_pair_table(dataset)
     update_readme()
     print(comparison(before, recorded_methods(*names)).to_string(index=False))
-    shutil.rmtree(_folder() / "cache", ignore_errors=True)
-    for path in (earlier, *_USED):  # the next run measures anew; what another, interrupted run has kept stays
+    shutil.rmtree(folder() / "cache", ignore_errors=True)
+    for path in (earlier, *USED):  # the next run measures anew; what another, interrupted run has kept stays
         path.unlink(missing_ok=True)
 
 

@@ -10,7 +10,7 @@ from faults.damage import DAMAGE, FLIPS, damaged, fuzz, one_line
 from hypothesis import strategies as st
 
 from conftest import encoded, picture
-from scripts.recording import read_arrays, write_arrays
+from scripts.scoring import read_arrays, write_arrays
 from tll_utils.data.images import Images
 from tll_utils.features.embedding import Extractor, embed
 from tll_utils.runtime import DAMAGED, keras

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scripts import recording, reproduce
+from scripts import recording, reproduce, scoring
+from scripts.tables import TABLES
 from tll_utils.data.dataset import load_dataset
 from tll_utils.methods import registry
 from tll_utils.methods.base import BorderNeutral, Method, WeightedSum
@@ -57,7 +58,7 @@ def sample():
 @pytest.fixture(autouse=True)
 def checkout(tmp_path, monkeypatch):
     """Kept scores and results of a checkout of its own, whose package is one file."""
-    for module in (recording, reproduce, results):
+    for module in (recording, scoring, results):
         monkeypatch.setattr(module, "project_root", lambda: tmp_path)
     monkeypatch.setattr(Planted, "fits", [])
     monkeypatch.setattr(Planted, "fail", set())
@@ -70,7 +71,7 @@ def checkout(tmp_path, monkeypatch):
 @pytest.fixture
 def toy(monkeypatch):
     """The experiments "toy" of methods one and two, each cross-validated, and "together", one decoded."""
-    monkeypatch.setattr(reproduce.keras.backend, "clear_session", lambda: None)  # nothing is trained, and it is slow
+    monkeypatch.setattr(scoring.keras.backend, "clear_session", lambda: None)  # nothing is trained, and it is slow
     for name in ("one", "two"):
         monkeypatch.setitem(registry.METHODS, name, Entry(name, Planted(name), notes=f"notes of {name}"))
     monkeypatch.setitem(EXPERIMENTS, "toy", Experiment(0, ("one", "two")))
@@ -85,7 +86,7 @@ def recorded(experiment):
 
 
 def test_scores_are_kept_and_read_back_unchanged(sample):
-    first, again = (reproduce.fold_scores(Trained(), sample.train, HALVES, neutral=True) for _ in range(2))
+    first, again = (scoring.fold_scores(Trained(), sample.train, HALVES, neutral=True) for _ in range(2))
     assert Planted.fits == ["planted"] * 2  # one fit per fold, the first time only
     for before, after in zip(first.raw + first.neutral, again.raw + again.neutral, strict=True):
         np.testing.assert_array_equal(before, after)
@@ -94,10 +95,10 @@ def test_scores_are_kept_and_read_back_unchanged(sample):
     assert np.isnan(again.histories[0][1]["loss"])
 
 
-@pytest.mark.parametrize("changed", ["method", "pairs", "view", "folds", "neutral", "code", "new code"])
+@pytest.mark.parametrize("changed", ["method", "pairs", "view", "folds", "fewer", "neutral", "code", "new code"])
 def test_any_change_makes_the_scores_anew(sample, checkout, changed):
     method, pairs, folds, neutral = Planted(), sample.train, HALVES, False
-    reproduce.fold_scores(method, pairs, folds, neutral=neutral)
+    scoring.fold_scores(method, pairs, folds, neutral=neutral)
     if changed == "method":
         method = Planted(signal=3.5)
     elif changed == "pairs":
@@ -106,37 +107,39 @@ def test_any_change_makes_the_scores_anew(sample, checkout, changed):
         pairs = pairs.cropped()
     elif changed == "folds":
         folds = HALVES[::-1]
+    elif changed == "fewer":
+        folds = [(train[1:], test) for train, test in HALVES]
     elif changed == "neutral":
         neutral = True
     else:
         file = "code.py" if changed == "code" else "more.py"
         (checkout / "tll_utils" / file).write_text("2\n", encoding="utf-8")
-    reproduce.fold_scores(method, pairs, folds, neutral=neutral)
+    scoring.fold_scores(method, pairs, folds, neutral=neutral)
     assert len(Planted.fits) == 4
 
 
 def test_damaged_scores_are_made_anew(sample, checkout):
-    reproduce.fold_scores(Planted(), sample.train, HALVES)
+    scoring.fold_scores(Planted(), sample.train, HALVES)
     (kept,) = (checkout / "build" / "reproduce" / "scores").iterdir()
     kept.write_bytes(kept.read_bytes()[:1000])
-    scores = reproduce.fold_scores(Planted(), sample.train, HALVES)
+    scores = scoring.fold_scores(Planted(), sample.train, HALVES)
     assert len(Planted.fits) == 4 and scores.raw[0].shape == (60, 60)
 
 
 def test_weighted_sum_is_put_together_from_its_members(sample):
     """S of 1 · one + 0.5 · two; the scores of `one` are those kept before."""
     one, two = Planted("one", 2.0), Planted("two", 1.0)
-    alone = reproduce.fold_scores(one, sample.train, HALVES)
-    both = reproduce.fold_scores(WeightedSum([one, two], [1, 0.5]), sample.train, HALVES)
+    alone = scoring.fold_scores(one, sample.train, HALVES)
+    both = scoring.fold_scores(WeightedSum([one, two], [1, 0.5]), sample.train, HALVES)
     assert Planted.fits == ["one", "one", "two", "two"]
-    other = reproduce.fold_scores(two, sample.train, HALVES)
+    other = scoring.fold_scores(two, sample.train, HALVES)
     for S, a, b in zip(both.raw, alone.raw, other.raw, strict=True):
         np.testing.assert_allclose(S, a + 0.5 * b, rtol=1e-6)
     assert both.seconds == alone.seconds + other.seconds
 
 
 def test_history_of_a_border_neutral_network_is_found(sample):
-    scores = reproduce.fold_scores(BorderNeutral(Trained()), sample.train, HALVES)
+    scores = scoring.fold_scores(BorderNeutral(Trained()), sample.train, HALVES)
     assert len(scores.histories) == 2
 
 
@@ -197,7 +200,7 @@ def test_decoded_methods_are_fitted_once_and_recorded_per_task(sample, toy):
 def test_tables_are_recorded_beside_the_results(sample, toy, monkeypatch):
     table = pd.DataFrame({"left": ["a"], "group": ["A"]})
     monkeypatch.setitem(EXPERIMENTS, "toy", Experiment(5, ("one",)))
-    monkeypatch.setitem(recording.TABLES, "toy", {"groups": lambda dataset: table})
+    monkeypatch.setitem(TABLES, "toy", {"groups": lambda dataset: table})
     reproduce.record_experiment("toy", sample)
     pd.testing.assert_frame_equal(results.load_table("toy", "groups"), table)
     assert results.load_results("toy")["files"]["groups"] == "toy_groups.csv"

@@ -1,13 +1,11 @@
 """Descriptors that need no network: the shortcuts (borders, file size) and the classics (colour, tiny image, HOG)."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import cv2
 import numpy as np
 from skimage.feature import hog, local_binary_pattern
 
-from tll_utils.data.images import Images
 from tll_utils.features.embedding import Extractor
 
 NEUTRAL = 128  # OpenCV's 8-bit CIELAB stores a + 128 and b + 128
@@ -15,12 +13,12 @@ NEUTRAL = 128  # OpenCV's 8-bit CIELAB stores a + 128 and b + 128
 
 def descriptor(name: str, describe: Callable[[np.ndarray], np.ndarray]) -> Extractor:
     """An extractor that describes each image's pixels and has one output, named "embedding"."""
-    return Extractor(name, partial(_load, describe), _stacked)
+    return Extractor(name, lambda images, row: np.asarray(describe(images[row]), np.float32).ravel(), _stacked)
 
 
 def file_size() -> Extractor:
     """Extractor of the logarithm of the JPEG's size in bytes, (n, 1): a shortcut, no content."""
-    return Extractor("file size @1", _log_file_size, _stacked)
+    return Extractor("file size @1", lambda images, row: np.log([len(images.read_bytes(row))]), _stacked)
 
 
 def lab_histogram(image: np.ndarray) -> np.ndarray:
@@ -60,13 +58,5 @@ def lbp_histogram(image: np.ndarray) -> np.ndarray:
     return np.sqrt([np.bincount(cell.ravel(), minlength=10) / cell.size for cell in cells])
 
 
-def _load(describe: Callable[[np.ndarray], np.ndarray], images: Images, row: int) -> np.ndarray:
-    return np.asarray(describe(images[row]), np.float32).ravel()
-
-
 def _stacked(batch: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
     return {"embedding": np.stack(batch)}
-
-
-def _log_file_size(images: Images, row: int) -> np.ndarray:
-    return np.log([len(images.read_bytes(row))]).astype(np.float32)

@@ -94,6 +94,8 @@ EXPERIMENTS: dict[str, Experiment] = {
     "pretrained": Experiment(4, (
         "lite0_average", "lite0_max", "lite0_grid", "lite0", "lite1", "lite2", "lite_pair", "lite_sum", "lite0_4x3",
         "lite1_4x3", "lite_layers", "lite0_border_neutral", "lite_sum_border_neutral")),
+    "layers": Experiment(4, ()),  # without methods: tables of what decides about them
+    "face_weight": Experiment(5, ()),
     "face_fusion": Experiment(5, (
         "lite0_uncentred", "whole_image_face", "report_fusion", "face_gated", "classic_fusion", "fusion_without_faces",
         "fusion")),
@@ -112,6 +114,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "self_training_border_neutral": Experiment(6, ("best_self_trained_border_neutral",)),
     "fine_tuning": Experiment(7, ("adapter_lite0", "tuned_lite0", "best_tuned")),
     "one_to_one": Experiment(8, ("best", "best_border_neutral"), decoders=tuple(DECODERS)),
+    "confidence": Experiment(9, ()),
     "self_training_one_to_one": Experiment(8, ("best_self_trained",), decoders=("CSLS", "belief propagation")),
 }  # fmt: skip
 
