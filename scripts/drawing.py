@@ -11,8 +11,10 @@ from matplotlib.patches import FancyBboxPatch
 
 from tll_utils.report.plots import CHANCE, OURS, REPORT, TOGETHER
 
+COLUMN, PAGE = 4.2, 7.0  # inches: widths of a column and of two
 MARKERS = {"inductive": ("o", OURS), "gallery known": ("D", TOGETHER), "one-to-one": ("s", TOGETHER)}  # of a task
 PUBLISHED = {"marker": "o", "color": REPORT, "markerfacecolor": "white", "markeredgewidth": 1.5, "linestyle": ""}
+Drawing = tuple[Figure, pd.DataFrame]  # a figure and the data behind it
 
 
 def accuracy_dots(ax: Axes, table: pd.DataFrame, *, reference: dict[str, float] | None = None) -> None:

@@ -12,10 +12,10 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
-from scripts.drawing import Box, accuracy_dots, box_diagram, dots_legend, table_picture
+from scripts import table_figures
+from scripts.drawing import COLUMN, PAGE, Box, Drawing, accuracy_dots, box_diagram, dots_legend, table_picture
 from scripts.house import house
 from scripts.recording import FAMILIES
 from tll_utils.data.dataset import load_dataset
@@ -33,7 +33,6 @@ from tll_utils.search.commands import SHIPPED
 from tll_utils.search.saving import load
 from tll_utils.siamese.training import layer_table
 
-COLUMN, PAGE = 4.2, 7.0  # inches: widths of a column and of two
 # Texts of an SVG stay texts, and it is the same file each time.
 STYLE: dict[Any, Any] = {"font.size": 9, "svg.fonttype": "none", "svg.hashsalt": "tll"}
 NEUTRAL, BORDERLESS = ", border-neutral", "on images without borders"
@@ -43,7 +42,6 @@ PUBLISHED_BEST = {
 }  # label → source
 N_PAIRS, MORE_PAIRS = 1280, (1600, 2000)  # training pairs: in a fold of TLL; in all of them and of the challenge
 QUESTION = 16  # row of the sample's query that the figure of the task shows
-Drawing = tuple[Figure, pd.DataFrame]
 Recipe = tuple[Callable[[], Drawing], tuple[str, ...]]  # how it is drawn, the files of data/results it is drawn from
 
 
@@ -232,7 +230,9 @@ FIGURES: dict[str, Recipe] = {
     "siamese_vgg16": _curves("siamese_vgg16", "siamese_vgg16_rates"),
     # The logits of InfoNCE are no probabilities: loss and top-2 alone.
     "siamese_infonce": _curves("siamese_infonce", "siamese_infonce_border_neutral", columns=2),
+    "layers": (table_figures.layers, ("layers_layers.csv",)),
     "pretrained": _methods("pretrained", beside=["report's best"]),
+    "face_weight": (table_figures.face_weight, ("face_weight_weights.csv",)),
     # The report's face recipe beside faces that are detected and gated.
     "face_fusion": _methods("face_fusion", "sub_categories", beside=["report's best"]),
     # What each ingredient of the best inductive method is worth.
@@ -246,6 +246,7 @@ FIGURES: dict[str, Recipe] = {
     "ablation": (ablation, ("ablation.json", "ablation_members.csv")),
     "learning_curve": (learning_curve, ("ablation.json", "ablation_learning_curve.csv")),
     "one_to_one": _methods("one_to_one", "self_training_one_to_one", beside=["a blog's claim"]),
+    "confidence": (table_figures.confidence, ("confidence_confidence.csv",)),
     "by_face": (by_face, ("face_fusion_faces.csv", "adapters_top2.csv", "licences_top2.csv")),
     "by_border": (by_border, ("shortcuts_top2.csv", "adapters_top2.csv")),
     # The report's figure 6.
