@@ -24,6 +24,7 @@ def layers() -> Drawing:
     for ax, (network, rows) in zip(axes, networks, strict=True):
         cells = rows.pivot(index="layer", columns="pooling", values="top2").loc[rows["layer"].unique(), list(POOLS)]
         plots.heat_map(ax, cells.rename(columns=POOL_NAMES), label=str(network))
+        ax.images[0].set_clim(table["top2"].min(), table["top2"].max())
     axes[0].set_ylabel("layer")
     return fig, table
 

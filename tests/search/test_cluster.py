@@ -178,3 +178,19 @@ def test_a_killed_worker_and_an_unfinished_part_leave_no_trace(pictures, copy, p
     assert Path(mark).exists() and not cut.exists()
     assert summary.there + summary.added == 25 and summary.added > 1
     assert_equal(parquet.read_table(copy), plain)
+
+
+def test_a_worker_that_dies_again_and_again_ends_the_run(pictures, copy, tmp_path, monkeypatch):
+    """As one does that its machine's memory is too small for; what is done stays."""
+
+    class Killed(cluster.Embedder):
+        def __init__(self, *_):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(cluster, "Embedder", Killed)
+    monkeypatch.setattr(cluster, "RESTARTS", 1)
+    gone, *there = sorted(copy.glob("*.parquet"))
+    gone.unlink()
+    with pytest.raises(RuntimeError, match=r"a worker failed \(.*\): run it again, which goes on from there"):
+        cluster.embed_pictures(str(pictures), str(copy), MODEL, faces=True, workers=1)
+    assert sorted(copy.glob("*.parquet")) == there

@@ -31,6 +31,7 @@ from tll_utils.search.vectors import SIDES, adapter_of, vectors
 SETTINGS = "_embeddings.json"  # readers of Parquet pass over names that start with "_"
 BATCH = 256  # pictures; their pixels and features take about 100 MB
 PART = 1024  # pictures of a file at most: what a kill costs a worker
+RESTARTS = 3  # of a worker that dies
 CORES, MEMORY = 2, 3 * 2**30  # of a worker, which holds TensorFlow and the network
 READERS = 8  # threads of a worker that fetch and decode
 
@@ -162,6 +163,8 @@ def _run(ray: Any, sources: Sources, todo: np.ndarray, out: tuple[Any, str], mak
         compute=ray.data.ActorPoolStrategy(size=min(workers, n_parts)),
         num_cpus=max(1, min(CORES, cores // workers)),
         num_gpus=min(1, gpus),
+        max_restarts=RESTARTS,  # by default without end, also where memory will never do
+        max_task_retries=RESTARTS,
     )
     try:
         options = {"use_dictionary": False, "ray_remote_args": {"num_cpus": 0}}  # the workers may hold all cores
