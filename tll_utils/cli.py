@@ -155,7 +155,7 @@ def _parser() -> argparse.ArgumentParser:
     add = commands.add(convert, "convert left.zip right.zip data/tll")
     for name, text in {"left": "zip", "right": "zip", "out": "a folder that is made"}.items():
         add(name, type=path, help=text)
-    add = commands.add(bench, "bench inference faces")
+    add = commands.add(bench, "bench embedding faces")
     add("sections", nargs="*", help="default: all")
     add = commands.add(clean, "clean --all")
     add("--all", action="store_true", help="build/ too: reports, models, trainings")
