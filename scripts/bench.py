@@ -6,12 +6,13 @@ Every ratio compares medians of repeats that take turns, so that whatever else t
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from functools import partial
+from itertools import product
 from typing import Any
 from unittest.mock import patch
 
@@ -19,8 +20,8 @@ import dlib
 import numpy as np
 import pandas as pd
 
-from scripts.growth import LAYER, NETWORK, POOL, extract_anew, growth, plot, repeated
-from scripts.recording import environment
+from scripts.growth import LAYER, NETWORK, POOL, extract_anew, growth, peak_megabytes, plot, repeated
+from scripts.recording import commit, environment
 from tll_utils.data.dataset import N_CANDIDATES, load_dataset
 from tll_utils.data.images import HEIGHT, WIDTH
 from tll_utils.data.pairs import Pairs, pair_table
@@ -29,18 +30,19 @@ from tll_utils.features.efficientnet_lite import efficientnet_lite
 from tll_utils.features.embedding import BATCH_SIZE
 from tll_utils.features.faces import aligned_chip, descriptors, find_faces, packaged_model
 from tll_utils.features.inference import compile_forward, precision_name
-from tll_utils.methods.registry import get_method
+from tll_utils.methods.adapters import BLOCKS
+from tll_utils.methods.registry import SUBSETS, get_method
 from tll_utils.report.plots import save_figure
 from tll_utils.runtime import build_dir, keras, project_root, write_text
 from tll_utils.siamese import training
 from tll_utils.siamese.batches import InBatchNegatives, cached
 from tll_utils.siamese.losses import masked_binary_cross_entropy
 
-REPEATS = 5
+REPEATS = 3
 N_FACE_IMAGES = 200
 N_SPEED = 2000  # images of the end-to-end run, as many as a side of the test set
 N_MEMORY = (1000, 8000)
-SIZE, BATCH, N_STEPS, N_QUERIES = (123, 100), 32, 2, 40
+SIZE, BATCH, N_STEPS, N_QUERIES = (123, 100), 32, 2, 20
 QUIET: Any = 0  # Keras takes numbers and declares text
 
 Row = dict[str, object]
@@ -115,8 +117,7 @@ def peak_memory(n: int) -> float:
     """Megabytes this process needed at most, after embedding n images in the fastest precision."""
     with patch.dict(os.environ, {"TLL_PRECISION": "auto"}):
         extract_anew(repeated(load_dataset().train.left.base, n), backbone(NETWORK).extractor([LAYER], [POOL]))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1e6 if sys.platform == "darwin" else 1e3)  # bytes there, kilobytes elsewhere
+    return peak_megabytes()
 
 
 # --- siamese --------------------------------------------------------------------
@@ -233,15 +234,17 @@ def faces() -> list[Row]:
 def methods() -> list[Row]:
     """`best` and `fast` on the sample, their features cached: fitted, and scores of all test images."""
     data = load_dataset()
+    for names, side in product(SUBSETS, (data.train.left, data.train.right, data.test.left, data.test.right)):
+        for block, view in product(names, (side, side.mirrored())):
+            BLOCKS[block].features(view)
     fit, score = {}, {}
     for name in ("best", "fast"):
+        started = time.perf_counter()
         method = get_method(name).fit(data.train)
-        fit[f"{name}: fit of {len(data.train)} pairs"] = partial(get_method(name).fit, data.train)
+        fit[f"{name}: fit of {len(data.train)} pairs"] = time.perf_counter() - started
         what = f"{name}: scores of {len(data.test.left)}×{len(data.test.right)}"
         score[what] = partial(method.scores, data.test.left, data.test.right)
-    return compared(interleaved(fit, repeats=1), "s", costs=True) + compared(
-        interleaved(score, repeats=2), "s", costs=True
-    )
+    return compared(fit, "s", costs=True) + compared(interleaved(score, repeats=2), "s", costs=True)
 
 
 SECTIONS = {"embedding": embedding, "memory": memory, "siamese": siamese, "faces": faces, "methods": methods}
@@ -249,7 +252,7 @@ GROWTH = "growth"  # of scripts/growth.py, the last section
 
 
 def main() -> None:
-    """The command line: print the tables and write them to build/bench.json."""
+    """The command line: print the tables and write them to build/bench.json, which data/results keeps a copy of."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("sections", nargs="*", help=f"default: all of {', '.join([*SECTIONS, GROWTH])}")
     parser.add_argument("--peak", type=int, help=argparse.SUPPRESS)
@@ -268,7 +271,8 @@ def main() -> None:
         save_figure(plot(tables[GROWTH]), GROWTH, tables[GROWTH], folder=build_dir())
     for table in tables.values():
         print(table.to_string(index=False, na_rep=""))
-    content = {"environment": environment()} | {
+    when = datetime.now(UTC).isoformat(timespec="seconds")
+    content = {"recorded_at": when, "commit": commit(), "environment": environment()} | {
         name: json.loads(table.to_json(orient="records")) for name, table in tables.items()
     }
     write_text(build_dir() / "bench.json", json.dumps(content, indent=1) + "\n")

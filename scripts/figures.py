@@ -247,6 +247,7 @@ FIGURES: dict[str, Recipe] = {
     "learning_curve": (learning_curve, ("ablation.json", "ablation_learning_curve.csv")),
     "one_to_one": _methods("one_to_one", "self_training_one_to_one", beside=["a blog's claim"]),
     "confidence": (table_figures.confidence, ("confidence_confidence.csv",)),
+    "growth": (table_figures.growth, ("bench.json",)),
     "by_face": (by_face, ("face_fusion_faces.csv", "adapters_top2.csv", "licences_top2.csv")),
     "by_border": (by_border, ("shortcuts_top2.csv", "adapters_top2.csv")),
     # The report's figure 6.

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from unittest.mock import patch
@@ -23,7 +23,6 @@ from matplotlib.figure import Figure
 
 from tll_utils.data.dataset import N_CANDIDATES, load_dataset
 from tll_utils.data.images import Images
-from tll_utils.features.backbones import backbone
 from tll_utils.features.embedding import Extractor, embed
 from tll_utils.methods.one_to_one import DECODERS
 from tll_utils.runtime import project_root
@@ -53,6 +52,8 @@ def extract_anew(images: Images, extractor: Extractor) -> None:
 @contextmanager
 def extraction(n: int) -> Iterator[Task]:
     """Images of the sample, from files to Lite0's embeddings on disk."""
+    from tll_utils.features.backbones import backbone  # imports Keras, for which the others need not wait
+
     images, extractor = load_dataset().train.left.base, backbone(NETWORK).extractor([LAYER], [POOL])
     extract_anew(repeated(images, 64), extractor)
     yield partial(extract_anew, repeated(images, n), extractor)
@@ -127,8 +128,16 @@ def measure(name: str, n: int) -> tuple[float, float]:
         started = time.perf_counter()
         task()
         seconds = time.perf_counter() - started
+    return seconds, peak_megabytes()
+
+
+def peak_megabytes() -> float:
+    """Megabytes this process has needed at most."""
+    with suppress(OSError):  # of Linux, whose ru_maxrss starts with what the parent needed
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+        return int(status.partition("VmHWM:")[2].split()[0]) / 1e3
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return seconds, peak / (1e6 if sys.platform == "darwin" else 1e3)  # bytes there, kilobytes elsewhere
+    return peak / (1e6 if sys.platform == "darwin" else 1e3)  # bytes there, kilobytes elsewhere
 
 
 def growth() -> pd.DataFrame:

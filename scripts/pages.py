@@ -14,11 +14,13 @@ from pathlib import Path
 from string import Template
 
 import nbformat
+import pandas as pd
 
 from scripts import api
 from scripts.paper import abstract
 from scripts.recording import readme_table
-from tll_utils.runtime import build_dir, project_root, write_text
+from tll_utils.report.results import results_dir
+from tll_utils.runtime import build_dir, project_root, read_json, write_text
 
 Notebooks = dict[str, nbformat.NotebookNode]  # by the names of their files
 
@@ -86,6 +88,7 @@ def parts(notebooks: Notebooks) -> dict[str, dict[str, str]]:
         "figures.md": {"figures": figures(notebooks)},
         "glossary.md": {"glossary": glossary(notebooks)},
         "cards.md": {"cards": cards()},
+        "speed.md": speed(),
         "contributing.md": {"body": on_pages((project_root() / "CONTRIBUTING.md").read_text(encoding="utf-8"))},
         "api/index.md": {"names": api.public_names()},
     }
@@ -93,6 +96,23 @@ def parts(notebooks: Notebooks) -> dict[str, dict[str, str]]:
         pages[f"api/{room}.md"] = {"body": api.room_page(room, files)}
         pages |= {f"source/{api.name_of(file)}.md": {"body": api.source_page(file)} for file in files}
     return pages
+
+
+def speed() -> dict[str, str]:
+    """The recorded run of the bench, its tables in Markdown."""
+    content = read_json(results_dir() / "bench.json")
+    tables = {name: pd.DataFrame(content[name]).astype(object) for name in ("ratios", "growth")}
+    return {
+        "machine": content["environment"]["hardware"],
+        "recorded_at": content["recorded_at"][:10],
+        "commit": content["commit"][:12],
+        **{name: markdown_table(table.where(table.notna(), "")) for name, table in tables.items()},
+    }
+
+
+def markdown_table(table: pd.DataFrame) -> str:
+    rows = [table.columns, ["---"] * len(table.columns), *table.to_numpy()]
+    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in rows)
 
 
 def cards() -> str:

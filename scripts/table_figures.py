@@ -6,11 +6,13 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from scripts.drawing import COLUMN, PAGE, Drawing
+from scripts.growth import plot
 from tll_utils.evaluation.statistics import bootstrap_interval
 from tll_utils.features.backbones import POOLS
 from tll_utils.methods.registry import REPORT_FACE_WEIGHT
 from tll_utils.report import plots
-from tll_utils.report.results import load_table
+from tll_utils.report.results import load_table, results_dir
+from tll_utils.runtime import read_json
 
 N_BINS = 8  # of confidences, with equally many answers
 POOL_NAMES = {"grid4x3": "4×3", "grid3x2": "3×2", "average": "mean", "max": "max"}
@@ -40,6 +42,12 @@ def face_weight() -> Drawing:
     ax.set(xlabel="weight of the face scores", ylabel="expected top-2")
     ax.legend()
     return fig, table
+
+
+def growth() -> Drawing:
+    """Seconds and megabytes against the number of images, vectors or queries."""
+    table = pd.DataFrame(read_json(results_dir() / "bench.json")["growth"])
+    return plot(table), table
 
 
 def confidence() -> Drawing:

@@ -35,3 +35,9 @@ def test_lists_of_the_one_to_one_task_hold_the_truth_and_no_right_twice():
     assert [len(set(row)) for row in candidates.tolist()] == [20] * 100 and set(candidates.ravel()) <= set(range(100))
     np.testing.assert_array_equal(candidates[:, 0], np.arange(100))
     assert scores[:, 0].mean() > scores[:, 1:].mean() + 1.5
+
+
+def test_the_memory_is_that_of_the_process_and_not_of_its_parent():
+    ballast = np.ones(2**26)  # 512 MB
+    _, megabytes = growth._in_a_process("near-duplicates", 200)
+    assert megabytes < ballast.nbytes / 1e6
