@@ -82,7 +82,7 @@ def index_query(n: int) -> Iterator[Task]:
     with tempfile.TemporaryDirectory() as folder:
         vectors = _build(n, Path(folder) / "index")
         index, rng = open_index(Path(folder) / "index"), np.random.default_rng(1)
-        noise = 0.1 * rng.standard_normal((N_QUERIES, WIDTH), dtype=np.float32)
+        noise = 0.02 * rng.standard_normal((N_QUERIES, WIDTH), dtype=np.float32)
         yield partial(search, index, vectors[rng.integers(n, size=N_QUERIES)] + noise, 10)
 
 
@@ -160,12 +160,12 @@ def _in_a_process(name: str, n: int) -> tuple[float, float]:
 
 def plot(table: pd.DataFrame) -> Figure:
     """Seconds and megabytes against n on logarithmic axes."""
-    fig, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    fig, axes = plt.subplots(1, 2, figsize=(7, 3.6), layout="constrained")
     for ax, column, label in zip(axes, ("seconds", "MB"), ("seconds", "peak of the process, MB"), strict=True):
         for marker, (name, rows) in zip("osD^vX", table.groupby("what", sort=False), strict=False):
             ax.loglog(rows["n"], rows[column], marker=marker, label=f"{name} ({rows['exponent'].iloc[0]:.2f})")
         ax.set(xlabel="images, vectors or queries", ylabel=label)
-    axes[0].legend(title="task (exponent)", fontsize=7, title_fontsize=7)
+    fig.legend(*axes[0].get_legend_handles_labels(), title="task (exponent)", loc="outside lower center", ncols=3)
     return fig
 
 
