@@ -73,14 +73,14 @@ def training(source: Path, folder: Path) -> None:
 
 def recording(source: Path, folder: Path) -> None:
     """`make reproduce` of a small experiment in a checkout of its own."""
-    from scripts import recording, reproduce
+    from scripts import recording, reproduce, scoring
     from tll_utils.report import results
     from tll_utils.report.experiments import EXPERIMENTS, Experiment
 
-    for module in (recording, reproduce, results):
+    for module in (recording, scoring, results):
         vars(module)["project_root"] = lambda: folder
     EXPERIMENTS["small"] = Experiment(0, ("file_size", "tiny_image"), n_folds=2, scored_border_neutral=True)
-    reproduce.keras.backend.clear_session = lambda: None  # nothing is trained, and it is slow
+    scoring.keras.backend.clear_session = lambda: None  # nothing is trained, and it is slow
     os.environ["TLL_DATA"] = str(SAMPLE)
     with mock.patch.object(sys, "argv", ["reproduce", "small"]):
         reproduce.main()

