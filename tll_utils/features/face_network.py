@@ -1,6 +1,6 @@
 """dlib's face descriptor as a Keras model, its weights read from dlib's own file.
 
-dlib's wheels are built without a BLAS: their network takes 15 times as long for the same 128 numbers.
+dlib's wheels are built without a BLAS: their network takes twenty times as long for the same 128 numbers.
 Source: `anet_type` of dlib's dnn_face_recognition_ex.cpp, a ResNet of 29 convolutions (King 2017).
 """
 
