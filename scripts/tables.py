@@ -113,11 +113,8 @@ def confidence_table(dataset: Dataset) -> pd.DataFrame:
     answered: "alone" by a softmax of the list, "together" one-to-one with the others of its fold. The temperature is
     calibrated on the other folds.
     """
-    blocks, rng, tables = (
-        _scores(get_method("best"), dataset, headline_folds(dataset.train)),
-        np.random.default_rng(0),
-        [],
-    )
+    blocks = _scores(get_method("best"), dataset, headline_folds(dataset.train))
+    rng, tables = np.random.default_rng(0), []
     for fold, S in enumerate(blocks):
         lists, place = draw_candidates(len(S), rng)
         scores = np.take_along_axis(S, lists, axis=1) / calibrated_temperature(blocks[:fold] + blocks[fold + 1 :])

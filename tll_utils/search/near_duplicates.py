@@ -27,7 +27,7 @@ def near_duplicate_groups(bits: np.ndarray) -> np.ndarray:
 
 
 def indexed_groups(bits: np.ndarray) -> np.ndarray:
-    """The same numbers in time and memory that grow as n.
+    """The same numbers in memory that grows as n, and so does time as long as few hashes share a place by chance.
 
     Whole images are compared with whole ones, cropped with cropped ones, and images that share a group of either kind
     are one group. Equal hashes are compared once.
