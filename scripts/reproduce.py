@@ -1,7 +1,8 @@
 """Records the experiments on the real images: `make reproduce TLL_DATA=<folder> [ONLY=<experiment>]`.
 
 A plan with an estimate comes first. What is finished is kept in `build/reproduce`: an interrupted run goes on there.
-At the end a table compares what was recorded before with the fresh numbers.
+At the end a table compares what was recorded before with the fresh numbers. Experiments whose weights have to be
+downloaded are left out where they are not on this machine; with TLL_DOWNLOAD=1 they are fetched first.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from tll_utils.data.folds import Rows
 from tll_utils.data.pairs import pair_table
 from tll_utils.evaluation.cross_validation import cross_validate, cross_validate_one_to_one
 from tll_utils.evaluation.metrics import per_left
+from tll_utils.features.presets import PresetError, find_preset
 from tll_utils.methods.one_to_one import DECODERS
 from tll_utils.methods.registry import get_entry, get_method
 from tll_utils.report.experiments import EXPERIMENTS, Experiment, Row
@@ -134,16 +136,31 @@ def comparison(before: list[dict], after: list[dict]) -> pd.DataFrame:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     only = os.environ.get("ONLY", "").split()
-    parser.add_argument("experiments", nargs="*", default=only or list(EXPERIMENTS), help=", ".join(EXPERIMENTS))
+    parser.add_argument("experiments", nargs="*", default=only, help=", ".join(EXPERIMENTS))
     names = parser.parse_args().experiments
     if unknown := set(names) - set(EXPERIMENTS):
         parser.error(f"unknown experiments {sorted(unknown)}; known: {', '.join(EXPERIMENTS)}")
+    missing = {name: problem for name in names or EXPERIMENTS if (problem := missing_preset(name))}
+    if missing and names:
+        parser.error("; ".join(missing.values()))
+    for name, problem in missing.items():
+        print(f"left out: {name}. {problem}")
     try:
         dataset = load_dataset()
     except DatasetError as error:
         sys.exit(str(error))
     with locked(folder()):
-        reproduce(names, dataset)
+        reproduce(names or [name for name in EXPERIMENTS if name not in missing], dataset)
+
+
+def missing_preset(experiment: str) -> str:
+    """What an experiment lacks of weights that have to be downloaded, and how to get it; "" where it lacks nothing."""
+    try:
+        for preset in EXPERIMENTS[experiment].presets:
+            find_preset(preset)
+    except PresetError as error:
+        return str(error)
+    return ""
 
 
 def reproduce(names: list[str], dataset: Dataset) -> None:

@@ -81,6 +81,15 @@ def sample(session_cache):
         yield Pairs(*(Images(side.ids[:N_PAIRS], side.files[:N_PAIRS]) for side in (pairs.left, pairs.right)))
 
 
+@pytest.fixture(scope="session")
+def presets(tmp_path_factory):
+    """A folder of all registered presets, small and with random weights, for $TLL_PRESETS."""
+    from random_presets import write_registered_presets  # brings KerasHub
+
+    write_registered_presets(root := tmp_path_factory.mktemp("presets"))
+    return root
+
+
 class Vectors:
     """Images that are their own features: views as of `Images`, `values` float32 (n, d)."""
 

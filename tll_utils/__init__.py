@@ -6,7 +6,7 @@ features/catalogue.py → methods/base.py → methods/adapters.py → methods/re
 
 import lazy_loader
 
-# Imported on first use: TensorFlow takes seconds, and worker processes that find faces never need it.
+# Imported on first use: TensorFlow takes seconds.
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=["similarity"],

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tll_utils.data.dataset import load_dataset
-from tll_utils.features.catalogue import EXTRACTORS, Features, is_present
+from tll_utils.features.catalogue import EXTRACTORS, PRESETS, Features, is_present
 from tll_utils.features.embedding import embed
 from tll_utils.similarity import intra_normalise
 
@@ -15,11 +15,11 @@ def images(tiny):
 
 
 def test_names():
-    """The shortcuts and classics, three kinds of face features, and two passes of each EfficientNet-Lite."""
+    """The shortcuts and classics, three kinds of face features, two passes of each EfficientNet-Lite, the presets."""
     lite = {f"lite{variant}_{name}" for variant in (0, 1, 2) for name in ("head", "grids")}
     classics = {"border_geometry", "file_size", "lab_histogram", "tiny_image", "hog", "lbp_histogram"}
-    assert set(EXTRACTORS) == lite | classics | {"faces", "face_landmarks", "whole_image_face"}
-    names = [make().name for make in EXTRACTORS.values()]
+    assert set(EXTRACTORS) == lite | classics | {"faces", "face_landmarks", "whole_image_face"} | PRESETS.keys()
+    names = [make().name for key, make in EXTRACTORS.items() if key not in PRESETS]
     assert len(set(names)) == len(names)
     assert EXTRACTORS["hog"]() is EXTRACTORS["hog"]()
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from random_presets import CLIP_MEAN, CLIP_STD, FAMILIES, MEAN, STD, write_preset
 
 from tll_utils.features import presets
 from tll_utils.features.backbones import backbone
@@ -15,70 +16,18 @@ from tll_utils.features.presets import PresetError, find_preset, keras_hub, load
 # TensorFlow's tensors do not know NumPy 2's `copy` yet.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
-MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
-IMAGENET = {"scale": list(1 / (255 * STD)), "offset": list(-MEAN / STD)}
-SIGLIP = {"scale": 1 / 127.5, "offset": -1.0}
-CLIP_MEAN, CLIP_STD = np.array([0.48145466, 0.4578275, 0.40821073]), np.array([0.26862954, 0.26130258, 0.27577711])
-CLIP = {"scale": list(1 / (255 * CLIP_STD)), "offset": list(-CLIP_MEAN / CLIP_STD)}
-
-
-def transformer(hub, kind, prefix):
-    vision = getattr(hub.models, f"{kind}VisionEncoder")(8, 12, 2, 2, 24, image_shape=(32, 32, 3))
-    text = {"vocabulary_size": 10, "embedding_dim": 12, "hidden_dim": 12, "num_layers": 1, "num_heads": 2}
-    text |= {"intermediate_dim": 24, "max_sequence_length": 4}
-    text = getattr(hub.models, f"{kind}TextEncoder")(**text)
-    return getattr(hub.models, f"{kind}Backbone")(vision, text, **prefix)
-
-
-def networks(hub):
-    """The smallest network of every family, with its preprocessing."""
-    m = hub.models
-    resnet = {"input_conv_filters": [64], "input_conv_kernel_sizes": [7], "block_type": "basic_block"}
-    resnet |= {"stackwise_num_filters": [64, 8], "stackwise_num_blocks": [1, 1], "stackwise_num_strides": [1, 2]}
-    efficient = {"stackwise_kernel_sizes": [3, 3], "stackwise_num_repeats": [1, 1], "stackwise_input_filters": [8, 8]}
-    efficient |= {"stackwise_output_filters": [8, 16], "stackwise_expansion_ratios": [1, 2]}
-    efficient |= {"stackwise_squeeze_and_excite_ratios": [0.25, 0.25], "stackwise_strides": [1, 2]}
-    efficient |= {"stackwise_block_types": ["v1", "v1"], "width_coefficient": 1.0, "depth_coefficient": 1.0}
-    dino = {"patch_size": 8, "num_layers": 2, "hidden_dim": 12, "num_heads": 2, "intermediate_dim": 24}
-    dino |= {"num_register_tokens": 2, "image_shape": (32, 32, 3), "position_embedding_shape": (32, 32, 3)}
-    return {
-        "resnet": lambda: (m.ResNetBackbone(**resnet), hub.layers.ResNetImageConverter(**IMAGENET)),
-        "vgg": lambda: (m.VGGBackbone([1, 2], [4, 6]), hub.layers.VGGImageConverter(**IMAGENET)),
-        "densenet": lambda: (m.DenseNetBackbone([1, 2], growth_rate=4), hub.layers.DenseNetImageConverter(**IMAGENET)),
-        "efficientnet": lambda: (
-            m.EfficientNetBackbone(**efficient),
-            hub.layers.EfficientNetImageConverter(**IMAGENET),
-        ),
-        "clip": lambda: (transformer(hub, "CLIP", {"projection_dim": 6}), hub.layers.CLIPImageConverter(**CLIP)),
-        "dinov2": lambda: (m.DINOV2Backbone(**dino), hub.layers.DINOV2ImageConverter(**IMAGENET)),
-        "siglip": lambda: (transformer(hub, "SigLIP", {}), hub.layers.SigLIPImageConverter(**SIGLIP)),
-    }
-
-
-FAMILIES = ("resnet", "vgg", "densenet", "efficientnet", "clip", "dinov2", "siglip")
-
 
 @pytest.fixture(scope="module")
 def preset(tmp_path_factory):
-    """family → its preset folder, written once, with every weight (batch norm's too) drawn from a seed."""
-    root, makers = tmp_path_factory.mktemp("presets"), networks(keras_hub())
+    """family → its preset folder, written once."""
+    root = tmp_path_factory.mktemp("presets")
 
     def folder(family):
-        path = root / family
-        if not path.exists():
-            network, converter = makers[family]()
-            rng = np.random.default_rng(0)
-            network.set_weights([rng.uniform(0.1, 0.3, w.shape) * _sign(w, rng) for w in network.weights])
-            network.save_to_preset(str(path))
-            converter.save_to_preset(str(path))
-        return path
+        if not (root / family).exists():
+            write_preset(root / family, family)
+        return root / family
 
     return folder
-
-
-def _sign(weight, rng):
-    """Kernels have both signs; variances must be positive."""
-    return 1 if weight.name == "moving_variance" else rng.choice([-1, 1], weight.shape)
 
 
 @pytest.fixture

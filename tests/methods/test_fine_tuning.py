@@ -9,7 +9,7 @@ from tll_utils.data.pairs import Pairs
 from tll_utils.evaluation.metrics import expected_topk
 from tll_utils.features.backbones import backbone
 from tll_utils.methods.fine_tuning import FineTuned
-from tll_utils.methods.registry import REPORT_FINE_TUNING
+from tll_utils.methods.registry import get_method
 from tll_utils.runtime import keras, set_seed
 
 # TensorFlow's tensors do not know NumPy 2's `copy` yet.
@@ -43,9 +43,8 @@ def tiny(tmp_path_factory):
     folder, hub = tmp_path_factory.mktemp("presets") / "vgg", keras_hub()
     hub.models.VGGBackbone([1, 1], [4, 6]).save_to_preset(str(folder))
     hub.layers.VGGImageConverter(scale=1 / 255).save_to_preset(str(folder))
-    return clone(REPORT_FINE_TUNING).set_params(
-        backbone=str(folder), width=5, batch_size=8, epochs=15, learning_rate=0.01
-    )
+    options = {"backbone": str(folder), "width": 5, "batch_size": 8, "epochs": 15, "learning_rate": 0.01}
+    return get_method("vgg16_fine_tuned").set_params(**options)
 
 
 @pytest.fixture(scope="module")

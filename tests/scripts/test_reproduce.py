@@ -1,6 +1,7 @@
 """A recording that was interrupted goes on where it stopped, and says beforehand how long it takes."""
 
 import sys
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -12,7 +13,7 @@ from scripts.tables import TABLES
 from tll_utils.data.dataset import load_dataset
 from tll_utils.methods import registry
 from tll_utils.methods.base import BorderNeutral, Method, WeightedSum
-from tll_utils.methods.registry import Entry
+from tll_utils.methods.registry import Entry, get_method
 from tll_utils.report import results
 from tll_utils.report.experiments import EXPERIMENTS, Experiment
 from tll_utils.runtime import project_root
@@ -141,6 +142,14 @@ def test_weighted_sum_is_put_together_from_its_members(sample):
 def test_history_of_a_border_neutral_network_is_found(sample):
     scores = scoring.fold_scores(BorderNeutral(Trained()), sample.train, HALVES)
     assert len(scores.histories) == 2
+
+
+def test_seconds_of_a_resumed_training_hold_its_earlier_epochs(sample, monkeypatch):
+    """Two folds of three epochs that say 100 s each, of which this run made none."""
+    history = pd.DataFrame({"epoch": [1, 2, 3], "val_top2": 0.5, "seconds": 100.0})
+    monkeypatch.setattr(Trained, "history_", history, raising=False)
+    monkeypatch.setattr(Trained, "fit", Planted.fit)
+    assert scoring.fold_scores(Trained(), sample.train, HALVES).seconds == 600
 
 
 # --- recording ------------------------------------------------------------------
@@ -296,3 +305,48 @@ def test_damaged_data_sets_are_refused_before_anything_is_recorded(command, tiny
     with pytest.raises(SystemExit, match=r"train\.csv"):
         command("toy")
     assert not recorded("toy")
+
+
+# --- weights that have to be downloaded -----------------------------------------
+
+DOWNLOADED = ("presets", "report_fine_tuning")
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Two folds, and an epoch of every training."""
+    monkeypatch.setitem(EXPERIMENTS, "presets", replace(EXPERIMENTS["presets"], n_folds=2))
+    fine_tuned, adapters = (registry.METHODS[name] for name in ("vgg16_fine_tuned", "best_and_transformers"))
+    shortened = replace(fine_tuned, method=get_method("vgg16_fine_tuned").set_params(epochs=1))
+    monkeypatch.setitem(registry.METHODS, "vgg16_fine_tuned", shortened)
+    small = get_method("best_and_transformers")
+    small.set_params(epochs=1, n_seeds=1, width=16, inputs=small.inputs[-3:])
+    monkeypatch.setitem(registry.METHODS, "best_and_transformers", replace(adapters, method=small))
+
+
+def test_one_command_records_every_preset(command, quick, presets, monkeypatch):
+    """`make reproduce ONLY="presets report_fine_tuning"` with random weights of small networks: every row is filled."""
+    monkeypatch.setenv("TLL_PRESETS", str(presets))
+    command(*DOWNLOADED)
+    for name in DOWNLOADED:
+        assert list(recorded(name)) == [row.title for row in EXPERIMENTS[name].rows()]
+        assert all(0 <= row["expected_top2"] <= 1 for row in recorded(name).values())
+    assert recorded("report_fine_tuning")["VGG16, fine-tuned"]["split"].startswith("80/20")
+
+
+def test_missing_presets_are_left_out_unless_asked_for(command, monkeypatch, tmp_path, capsys):
+    """Before anything is measured; asked for by name, one line says what to do."""
+    monkeypatch.setenv("TLL_PRESETS", str(tmp_path))
+    monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path))
+    monkeypatch.delenv("TLL_DOWNLOAD", raising=False)
+    for name in EXPERIMENTS.keys() - {"toy", *DOWNLOADED}:
+        monkeypatch.delitem(EXPERIMENTS, name)
+    command()
+    output = capsys.readouterr().out
+    assert list(recorded("toy")) == ["one", "two"] and not recorded("presets")
+    assert "left out: presets. resnet_18_imagenet is not on this machine" in output
+    assert "left out: report_fine_tuning. vgg_16_imagenet" in output and "TLL_DOWNLOAD=1" in output
+    with pytest.raises(SystemExit):
+        command("toy", "presets")
+    assert "resnet_18_imagenet is not on this machine" in capsys.readouterr().err
+    assert Planted.fits == ["one"] * 5 + ["two"] * 5

@@ -13,11 +13,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from safetensors.numpy import load_file
+from sklearn.base import BaseEstimator
 
 import tll_utils
 from tll_utils.features.catalogue import Features
+from tll_utils.methods import registry
 from tll_utils.methods.adapters import Adapter
-from tll_utils.methods.base import BorderNeutral, SelectOnTrain, Similarity, WeightedSum
+from tll_utils.methods.base import BorderNeutral, Calibrated, SelectOnTrain, SelfTrained, Similarity, WeightedSum
 from tll_utils.methods.fine_tuning import FineTuned
 from tll_utils.methods.from_scratch import SiameseNetwork
 from tll_utils.methods.fusion import Gated, LearnedFusion
@@ -25,6 +27,7 @@ from tll_utils.methods.registry import SubCategories
 from tll_utils.runtime import keras, locked, project_root
 from tll_utils.search import saving
 from tll_utils.search.saving import ModelError, load, save
+from tll_utils.search.tree import CLASSES
 
 # TensorFlow's tensors do not know NumPy 2's `copy` yet.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
@@ -41,11 +44,10 @@ METHODS = {
     "fine_tuned": FineTuned("efficientnet_lite0", frozen_to="stage7", width=8, epochs=1),
     "siamese": SiameseNetwork("small", "scaled_cosine", size=(32, 26), epochs=1, batch_size=20),
     "border_neutral": BorderNeutral(COLOURS),
+    "calibrated": Calibrated(SelfTrained(COLOURS)),
 }
 LOAD_AND_SCORE = """
 import sys
-from concurrent.futures import ThreadPoolExecutor, wait
-from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 import numpy as np
 from tll_utils.data.dataset import load_dataset
@@ -91,6 +93,19 @@ def test_parameters_come_back(name, saved):
     folder, fitted, _ = saved
     method = load(folder / name)
     assert type(method) is type(fitted[name]) and method.__repr__(10**5) == fitted[name].__repr__(10**5)
+
+
+def test_every_registered_method_can_be_saved():
+    """The class of each, of its members and of all that its parameters hold is known: found before a long training."""
+
+    def classes(value):
+        if isinstance(value, list | tuple):
+            return set().union(*map(classes, value))
+        held = vars(value).values() if isinstance(value, BaseEstimator) else ()
+        return set().union({type(value)} if held else set(), *map(classes, held))
+
+    used = set().union(*(classes(entry.method) for entry in registry.METHODS.values()))
+    assert len(used) > 9 and used <= set(CLASSES.values())
 
 
 def test_the_history_of_a_training_comes_back(saved):
@@ -405,8 +420,6 @@ def test_after_an_error_the_older_model_is_there(culprit, model, monkeypatch):
 
 AT_ONCE = """
 import sys
-from concurrent.futures import ThreadPoolExecutor, wait
-from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from tll_utils.search.saving import load, save
 

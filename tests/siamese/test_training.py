@@ -243,13 +243,6 @@ def test_finished_run_is_only_read(undisturbed):
     assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), undisturbed[1].get_weights(), strict=True))
 
 
-def test_folder_of_another_run_is_refused(undisturbed):
-    with pytest.raises(ValueError, match=r"settings\.json is of a run with another seed, precision: choose another"):
-        run(undisturbed[0], settings={"size": SIZE, "seed": 1, "precision": "float32"})
-    with pytest.raises(ValueError, match="with another epochs: choose another folder"):
-        run(undisturbed[0], epochs=4)
-
-
 def test_too_few_validation_pairs_are_refused_before_training(tmp_path):
     with pytest.raises(ValueError, match="20 and 19 pairs to measure"):
         run(tmp_path, n_validation=19)
@@ -348,13 +341,6 @@ def test_a_training_with_a_damaged_file_is_made_again(undisturbed, tmp_path, mon
     assert_same_run(undisturbed, *run(tmp_path))
 
 
-def test_damaged_settings_are_named_with_the_remedy(undisturbed, tmp_path):
-    shutil.copytree(undisturbed[0], tmp_path, dirs_exist_ok=True)
-    cut(tmp_path / "settings.json", 10)
-    with pytest.raises(ValueError, match=r"settings\.json cannot be read \(Expecting.*\): delete its folder, and"):
-        run(tmp_path)
-
-
 def test_killed_process_ends_with_the_same_weights(undisturbed, tmp_path):
     """Killed by SIGKILL while it prepares the second batch of its second epoch."""
     program = """
@@ -376,18 +362,6 @@ test_training.run(sys.argv[1], batches=Deadly)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert len(pd.read_csv(tmp_path / "history.csv", encoding="utf-8")) == 1
     assert_same_run(undisturbed, *run(tmp_path))
-
-
-def test_tensorboard_watches_where_it_is_asked_to(tmp_path, monkeypatch):
-    """The package tensorboard need not be installed: a callback stands in for Keras's."""
-    folders = []
-    monkeypatch.setattr(
-        keras.callbacks, "TensorBoard", lambda folder: folders.append(folder) or keras.callbacks.Callback()
-    )
-    run(tmp_path / "first", epochs=1)
-    monkeypatch.setenv("TLL_TENSORBOARD", str(tmp_path / "board"))
-    run(tmp_path / "second", epochs=1)
-    assert folders == [tmp_path / "board" / "second"]
 
 
 # --- files ----------------------------------------------------------------------

@@ -12,9 +12,14 @@ from tll_utils.features.backbones import backbone
 from tll_utils.features.embedding import Extractor, embed
 from tll_utils.similarity import intra_normalise
 
+# KerasHub presets whose weights have to be downloaded (`features.presets`), and the layers that are read of them.
+TRANSFORMERS = ("clip_vit_base_patch16", "dinov2_small", "siglip_base_patch16_224")
+PRESETS = {"resnet_18_imagenet": ("last_fifth", "last_pool"), "resnet_50_imagenet": ("last_pool",)}
+PRESETS |= {"vgg_16_imagenet": ("last_pool",), **dict.fromkeys(TRANSFORMERS, ("stage12",))}
 
-def _lite(variant: int, layers: Sequence[str], pools: Sequence[str]) -> Extractor:
-    return backbone(f"efficientnet_lite{variant}").extractor(layers, pools)
+
+def _of(network: str, layers: Sequence[str], pools: Sequence[str]) -> Extractor:
+    return backbone(network).extractor(layers, pools)
 
 
 _MAKERS = {
@@ -28,9 +33,10 @@ _MAKERS = {
     "faces": faces.face_extractor,
     "face_landmarks": faces.landmark_extractor,
     "whole_image_face": faces.whole_image_extractor,
-    **{f"lite{v}_head": partial(_lite, v, ["head"], ["grid3x2", "average", "max"]) for v in (0, 1, 2)},
+    **{f"lite{v}_head": partial(_of, f"efficientnet_lite{v}", ["head"], ["grid3x2", "average", "max"]) for v in "012"},
     # The last maps before the third and the fourth halving behind which content is learned, in one pass.
-    **{f"lite{v}_grids": partial(_lite, v, ["stage5", "head"], ["grid4x3"]) for v in (0, 1, 2)},
+    **{f"lite{v}_grids": partial(_of, f"efficientnet_lite{v}", ["stage5", "head"], ["grid4x3"]) for v in "012"},
+    **{name: partial(_of, name, layers, ["average", "grid4x3"]) for name, layers in PRESETS.items()},
 }
 EXTRACTORS = {name: cache(maker) for name, maker in _MAKERS.items()}
 

@@ -36,9 +36,8 @@ def efficientnet_lite(variant: int) -> keras.Model:
     """EfficientNet-Lite0, 1 or 2, from RGB images (n, height, width, 3) in [0, 255] to features.
 
     The model itself normalises with the ImageNet mean and deviation. Its output is the head's feature map
-    (n, ⌈height/32⌉, ⌈width/32⌉, 1280); the classifier behind it is left out.
-    Layers are named as in LAYERS, the blocks of a stage "block2a", "block2b" … and their layers
-    "block2a_expand_conv", "block2a_expand_bn" and so on.
+    (n, ⌈height/32⌉, ⌈width/32⌉, 1280); the classifier behind it is left out. Layers are named as in LAYERS, the blocks
+    of a stage "block2a", "block2b" … and their layers "block2a_expand_conv", "block2a_expand_bn" and so on.
     Raises ValueError for other variants, PackagedFileError if the weights are missing or altered.
     """
     image = keras.Input((None, None, 3), name="image")

@@ -89,8 +89,7 @@ def _extract(images: Images, extractor: Extractor, folder: Path, *, is_alone: bo
 
 
 def _load(images: Images, extractor: Extractor, start: int) -> tuple[int, list]:
-    stop = min(start + BATCH_SIZE, len(images))
-    return start, [extractor.load(images, row) for row in range(start, stop)]
+    return start, [extractor.load(images, row) for row in range(start, min(start + BATCH_SIZE, len(images)))]
 
 
 def _rows_done(unfinished: Path, total: int) -> int:

@@ -86,9 +86,7 @@ def find_preset(name: str) -> Path:
     if known is None:
         raise PresetError(f"{name!r} is neither a folder nor a KerasHub preset: see keras.io/keras_hub/presets")
     handle = known["kaggle_handle"].removeprefix("kaggle://")
-    organisation, model, rest = handle.split("/", 2)
-    cache_folder = Path(os.environ.get("KAGGLEHUB_CACHE") or Path.home() / ".cache" / "kagglehub")
-    cached = cache_folder / "models" / organisation / model / rest
+    cached = Path(os.environ.get("KAGGLEHUB_CACHE") or Path.home() / ".cache" / "kagglehub") / "models" / handle
     if not cached.is_dir() and os.environ.get("TLL_DOWNLOAD") == "1":
         try:
             keras_hub().layers.ImageConverter.from_preset(name)
@@ -116,8 +114,7 @@ def keras_hub() -> Any:
     """KerasHub, imported when it is first needed since that takes seconds. Raises PresetError if it is missing."""
     if importlib.util.find_spec("keras_hub") is None:
         raise PresetError("keras-hub is not installed: pip install keras-hub")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about progress bars a notebook cannot draw
+    with warnings.catch_warnings(action="ignore"):  # about progress bars a notebook cannot draw
         import keras_hub
 
     return keras_hub

@@ -14,7 +14,7 @@ from sklearn.decomposition import PCA
 
 from tll_utils.data.images import Images
 from tll_utils.data.pairs import Pairs
-from tll_utils.features.catalogue import Features, is_present
+from tll_utils.features.catalogue import TRANSFORMERS, Features, is_present
 from tll_utils.methods.base import Method
 from tll_utils.runtime import keras, set_seed
 from tll_utils.siamese.batches import FeatureBatches
@@ -50,6 +50,7 @@ BLOCKS: dict[str, Block] = {
     "face_shape": Block(Features("face_landmarks", "shape"), width=32, weight=0.5),
     "face_found": Block(Features("faces", "found"), width=1, weight=0.5),
 }
+BLOCKS |= {name: Block(Features(name, "stage12_grid4x3"), mirrored=True) for name in TRANSFORMERS}
 # For models that are passed on: the axes of lite0_head alone, of 15,360 columns, take 5 MB in half precision.
 BLOCKS |= {f"{name}_small": replace(BLOCKS[name], width=160) for name in ("lite0_head", "lite0_stage5")}
 

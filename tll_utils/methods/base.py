@@ -141,7 +141,7 @@ class Calibrated(Method):
 
 @dataclass(eq=False, repr=False)
 class SelfTrained(Method):
-    """A method fitted again on the training pairs and on its own sure answers to the test lists (Lee 2013).
+    """A method fitted twice, the second time also on its own sure answers to the test lists (Lee 2013); S is the mean.
 
     Sure: of a log-odds above 0 when all lists are decoded one-to-one, and no near-duplicate of a training image.
     Scores of pairs that stand in no such list are inductive as before; those of the lists themselves transductive.
@@ -150,20 +150,23 @@ class SelfTrained(Method):
     method: Method
 
     def fit(self, train: Pairs) -> Self:
-        lists, pairs, n, m = load_dataset().test, train, len(train.left.base), len(train.right.base)
-        if len(lists):
-            left, right = train.left.joined(lists.left), train.right.joined(lists.right)
-            unlabelled = left.take(range(n, len(left))), right.take(range(m, len(right)))
-            rows, columns = sure_answers(clone(Calibrated(self.method)).fit(train), *unlabelled, lists.candidates)
-            groups = np.split(near_duplicate_groups(left.raw.joined(right.raw)), [n, len(left), len(left) + m])
-            known = np.isin(groups[1][rows], groups[0]) | np.isin(groups[3][columns], groups[2])
-            rows = np.append(train.left.rows, n + rows[~known])
-            pairs = Pairs(left.take(rows), right.take(np.append(train.right.rows, m + columns[~known])))
-        self.n_answers_, self.method_ = len(pairs) - len(train), clone(self.method).fit(pairs)
+        lists, n, m = load_dataset().test, len(train.left.base), len(train.right.base)
+        if len(lists) == 0:
+            self.n_answers_, self.methods_ = 0, [clone(self.method).fit(train)]
+            return self
+        left, right = train.left.joined(lists.left), train.right.joined(lists.right)
+        unlabelled = left.take(range(n, len(left))), right.take(range(m, len(right)))
+        first = clone(Calibrated(self.method)).fit(train)
+        rows, columns = sure_answers(first, *unlabelled, lists.candidates)
+        groups = np.split(near_duplicate_groups(left.raw.joined(right.raw)), [n, len(left), len(left) + m])
+        known = np.isin(groups[1][rows], groups[0]) | np.isin(groups[3][columns], groups[2])
+        rows, columns = np.append(train.left.rows, n + rows[~known]), np.append(train.right.rows, m + columns[~known])
+        again = clone(self.method).fit(Pairs(left.take(rows), right.take(columns)))
+        self.n_answers_, self.methods_ = len(rows) - len(train), [first.method_, again]
         return self
 
     def scores(self, left: Images, right: Images) -> np.ndarray:
-        return self.method_.scores(left, right)
+        return np.mean([method.scores(left, right) for method in self.methods_], axis=0)
 
 
 def sure_answers(method: Method, left: Images, right: Images, candidates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -187,8 +190,7 @@ def weighted_sum(matrices: Sequence[np.ndarray], weights: Sequence[float] | np.n
     for position, S in enumerate(matrices):
         if not np.isfinite(S).all():
             raise ValueError(f"matrix {position} holds NaN or infinite scores: fix its method, or gate it")
-    weighted = [np.float32(weight) * np.asarray(S, np.float32) for S, weight in zip(matrices, weights, strict=True)]
-    return sum(weighted[1:], weighted[0])
+    return np.sum([np.float32(w) * np.asarray(S, np.float32) for S, w in zip(matrices, weights, strict=True)], axis=0)
 
 
 def out_of_fold(method: Method, pairs: Pairs, folds: Iterable[Rows]) -> list[np.ndarray]:

@@ -15,7 +15,7 @@ from sklearn.metrics import pairwise_distances_argmin
 
 from tll_utils.data.images import Images
 from tll_utils.data.pairs import Pairs
-from tll_utils.features.catalogue import Features
+from tll_utils.features.catalogue import TRANSFORMERS, Features
 from tll_utils.methods.adapters import VARIANTS, Adapter
 from tll_utils.methods.base import (
     BorderNeutral,
@@ -82,6 +82,7 @@ AVERAGE, FACE_FOUND = Features("lite0_head", "head_average"), Features("faces", 
 DETECTED_FACES = Gated(Features("faces", "descriptor"))
 UNCENTRED_AVERAGE = Similarity(AVERAGE, centred=False)
 WHOLE_IMAGE_FACE = Similarity(Features("whole_image_face", "descriptor"), centred=False)
+REPORT_WEIGHTS = [1 - REPORT_FACE_WEIGHT, REPORT_FACE_WEIGHT]
 
 
 def lite(variant: int) -> Method:
@@ -114,10 +115,6 @@ SMALL = Adapter([["lite0_head_small", "lite0_stage5_small"]], width=512)
 FAST = Adapter([LITE0 + FACES], hubness_weight=0.5)
 TUNED_LITE0 = FineTuned("efficientnet_lite0", frozen_to="stage5", new_layer_rate=4)
 TUNED_WEIGHT = 3.3  # of its cosines beside the adapters' logits
-# What the report did with VGG16: its last layer replaced, trained with Adam. It does not say with which loss.
-REPORT_FINE_TUNING = FineTuned(
-    "vgg_16_imagenet", pool="average", dropout=0.0, batch_size=32, epochs=10, learning_rate=1e-5, weight_decay=0.0
-)
 
 CHOSEN = "3×2 grid; normalisation (none or intra) chosen in the training folds"
 CHOSEN_LAYER = "4×3 grids; normalisation (none or intra) chosen in the training folds"
@@ -150,8 +147,7 @@ UNTRAINED: dict[str, Entry] = {
     "lite0_uncentred": Entry("Lite0 average, not centred (as the report compares)", UNCENTRED_AVERAGE),
     "whole_image_face": Entry("whole image as the face (report's features)", WHOLE_IMAGE_FACE),
     "report_fusion": Entry("Lite0 average, not centred + whole image as the face, 66 % (report's recipe)",
-                           WeightedSum([UNCENTRED_AVERAGE, WHOLE_IMAGE_FACE],
-                                       [1 - REPORT_FACE_WEIGHT, REPORT_FACE_WEIGHT])),
+                           WeightedSum([UNCENTRED_AVERAGE, WHOLE_IMAGE_FACE], REPORT_WEIGHTS)),
 }
 
 FUSIONS: dict[str, Entry] = {
@@ -194,6 +190,24 @@ ADAPTERS: dict[str, Entry] = {
     "adapter_two_sided": Entry(f"{_LITE0}, a layer per side", Adapter([LITE0], two_sided=True)),
 }
 
+# Weights that have to be downloaded: the report's networks, compared as it compared them, and networks it did not know.
+_NAMES = {"ResNet18": "resnet_18_imagenet", "ResNet50": "resnet_50_imagenet", "VGG16": "vgg_16_imagenet"}
+_AVERAGES = {net: Similarity(Features(name, "last_pool_average"), centred=False) for net, name in _NAMES.items()}
+PRESETS: dict[str, Entry] = {
+    "resnet18_last_fifth": Entry("ResNet18, up to the last fifth layer",
+                                 Similarity(Features("resnet_18_imagenet", "last_fifth_average"), centred=False)),
+    **{net.lower(): Entry(f"{net}, up to the last pool", average) for net, average in _AVERAGES.items()},
+    **{f"{net.lower()}_face": Entry(f"{net} + whole image as the face, 66 %",
+                                    WeightedSum([_AVERAGES[net], WHOLE_IMAGE_FACE], REPORT_WEIGHTS))
+       for net in ("ResNet18", "VGG16")},
+    # Its last layer replaced, trained with Adam: with which loss and for how long the report does not say.
+    "vgg16_fine_tuned": Entry("VGG16, fine-tuned", FineTuned("vgg_16_imagenet", pool="average", dropout=0.0, epochs=10,
+                              batch_size=32, learning_rate=1e-5, weight_decay=0.0), "our reading of the report"),
+    **{name: Entry(f"{name}, 4×3 grid", Similarity(Features(name, "stage12_grid4x3"))) for name in TRANSFORMERS},
+    "best_and_transformers": Entry("best, and an adapter on each of CLIP, DINOv2, SigLIP with the faces",
+                                   replace(BEST, inputs=SUBSETS + [[name, *FACES] for name in TRANSFORMERS]), ADAPTER),
+}
+
 
 def _network(title: str, tower: str, head: str = "absolute", report_top2: float | None = None, **parameters) -> Entry:
     """The entry of a Siamese network, its notes made from its parameters."""
@@ -229,4 +243,4 @@ SIAMESE: dict[str, Entry] = {
 }
 # fmt: on
 
-METHODS: dict[str, Entry] = UNTRAINED | FUSIONS | ADAPTERS | SIAMESE
+METHODS: dict[str, Entry] = UNTRAINED | FUSIONS | ADAPTERS | PRESETS | SIAMESE

@@ -15,6 +15,7 @@ from tll_utils.data.folds import N_SPLITS, Rows, grouped_folds, headline_folds, 
 from tll_utils.data.pairs import Pairs
 from tll_utils.evaluation.cross_validation import cross_validate
 from tll_utils.evaluation.statistics import summarise
+from tll_utils.features.catalogue import PRESETS, TRANSFORMERS
 from tll_utils.methods.base import out_of_fold
 from tll_utils.methods.one_to_one import DECODERS
 from tll_utils.methods.registry import NEUTRAL, get_entry, get_method
@@ -38,6 +39,7 @@ class Experiment:
     n_folds: int = N_SPLITS  # of the cross-validation; 0 is the report's 80/20 split
     scored_border_neutral: bool = False  # every fitted method is also scored on border-neutral test pairs
     decoders: tuple[str, ...] = ()  # keys of DECODERS, which decode lists drawn as the challenge draws them
+    presets: tuple[str, ...] = ()  # networks whose weights have to be downloaded
 
     @property
     def split(self) -> str:
@@ -94,6 +96,9 @@ EXPERIMENTS: dict[str, Experiment] = {
     "pretrained": Experiment(4, (
         "lite0_average", "lite0_max", "lite0_grid", "lite0", "lite1", "lite2", "lite_pair", "lite_sum", "lite0_4x3",
         "lite1_4x3", "lite_layers", "lite0_border_neutral", "lite_sum_border_neutral")),
+    "presets": Experiment(4, (
+        "resnet18_last_fifth", "resnet18", "resnet50", "vgg16", "resnet18_face", "vgg16_face", *TRANSFORMERS,
+        "best_and_transformers"), presets=tuple(PRESETS)),
     "layers": Experiment(4, ()),  # without methods: tables of what decides about them
     "face_weight": Experiment(5, ()),
     "face_fusion": Experiment(5, (
@@ -113,6 +118,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "self_training": Experiment(6, ("best_self_trained",)),
     "self_training_border_neutral": Experiment(6, ("best_self_trained_border_neutral",)),
     "fine_tuning": Experiment(7, ("adapter_lite0", "tuned_lite0", "best_tuned")),
+    "report_fine_tuning": Experiment(7, ("vgg16_fine_tuned",), n_folds=0, presets=("vgg_16_imagenet",)),
     "one_to_one": Experiment(8, ("best", "best_border_neutral"), decoders=tuple(DECODERS)),
     "confidence": Experiment(9, ()),
     "self_training_one_to_one": Experiment(8, ("best_self_trained",), decoders=("CSLS", "belief propagation")),

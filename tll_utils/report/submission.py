@@ -32,8 +32,7 @@ def write_submission(dataset: Dataset, scores: np.ndarray, path: Path) -> None:
 
     scores (n_left, 20). Raises ValueError on a wrong shape or a score that is not finite; an older file stays.
     """
-    shape = dataset.test.candidates.shape
-    if scores.shape != shape:
+    if scores.shape != (shape := dataset.test.candidates.shape):
         raise ValueError(f"scores {scores.shape} do not fit the {shape} candidates")
     if not np.isfinite(scores).all():
         row, column = np.argwhere(~np.isfinite(scores))[0]

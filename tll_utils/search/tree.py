@@ -17,6 +17,7 @@ from tll_utils.methods import adapters, base, fine_tuning, from_scratch, fusion,
 from tll_utils.runtime import keras
 
 _CLASSES: tuple[type, ...] = (Features, base.Similarity, base.BorderNeutral, base.SelectOnTrain, base.WeightedSum)
+_CLASSES += (base.Calibrated, base.SelfTrained)
 _CLASSES += (fusion.Gated, fusion.LearnedFusion, registry.SubCategories, adapters.Whitening, adapters.Adapter)
 CLASSES = {one.__name__: one for one in (*_CLASSES, fine_tuning.FineTuned, from_scratch.SiameseNetwork)}
 

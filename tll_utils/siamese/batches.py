@@ -139,15 +139,12 @@ class FeatureBatches(EpochBatches):
     def __getitem__(self, index: int) -> Batch:
         epoch, step = divmod(self.epoch * len(self) + index, self.n // self.batch_size)
         while len(self._drawn) <= epoch:
-            self._drawn.append((self._generator.permutation(self.n), self.coins(self._generator)))
+            order, are_two = self._generator.permutation(self.n), len(self.views[0]) > 1
+            self._drawn.append((order, self._generator.random(self.n) >= 0.5 if are_two else np.zeros(self.n, bool)))
         order, coins = self._drawn[epoch]
         rows = order[step * self.batch_size :][: self.batch_size]
         left, right = (self._shown(views, rows, coins[rows]) for views in self.views)
         return (left, right), np.eye(self.batch_size, dtype=np.float32)
-
-    def coins(self, rng: np.random.Generator) -> np.ndarray:
-        """The pairs that show their second view in the next epoch, (n,) bool."""
-        return np.zeros(self.n, bool) if len(self.views[0]) < 2 else rng.random(self.n) >= 0.5
 
     def _shown(self, views: Sequence, rows: np.ndarray, second: np.ndarray) -> np.ndarray:
         shown = np.asarray(views[0][rows], np.float32)

@@ -9,6 +9,7 @@ with every right, (B, B): the same labels and the same loss for a twentieth of t
 """
 
 import json
+import os
 import shutil
 import sys
 import time
@@ -22,7 +23,7 @@ import pandas as pd
 from tll_utils import runtime
 from tll_utils.data.pairs import Pairs
 from tll_utils.evaluation.metrics import expected_topk
-from tll_utils.runtime import has_bfloat16, keras, prefetch, progress, set_seed, sha256_of, write_text
+from tll_utils.runtime import has_bfloat16, keras, prefetch, set_seed, sha256_of, write_text
 from tll_utils.siamese.batches import EpochBatches, resized
 from tll_utils.siamese.heads import HEADS, score_blocks
 from tll_utils.siamese.towers import build_tower
@@ -100,8 +101,8 @@ def fit(
 
     Called again after a kill, it goes on at the interrupted epoch and ends with the weights of an undisturbed run, if
     the backend repeats itself exactly (processors do). Once finished, it only reads. `folder` gets settings.json,
-    history.csv, best.weights.h5 and backup. Raises ValueError where its settings are others (whatever decides the
-    result), or with fewer than 20 pairs in train_sample or validation. A row of the history is an epoch, from 1:
+    history.csv, best.weights.h5 and backup. It must be another one where anything that decides the result is another.
+    Raises ValueError with fewer than 20 pairs in train_sample or validation. A row of the history is an epoch, from 1:
     loss and pair_accuracy, means over its steps; expected top-2 of train_sample (top2) and of validation (val_top2,
     whose maximum is the best epoch); val_loss and val_pair_accuracy of validation_data; seconds of the training steps.
     """
@@ -110,11 +111,13 @@ def fit(
         raise ValueError(f"{len(train_sample)} and {len(validation)} pairs to measure: expected top-2 needs 20 of each")
     model.optimizer.build(model.trainable_variables)  # before a file with its state is loaded
     with runtime.locked(folder):
-        _check_settings(folder / "settings.json", settings | {"epochs": epochs})
+        if not (facts := folder / "settings.json").exists():
+            write_text(facts, json.dumps(settings | {"epochs": epochs}, indent=2))
         _check_files(folder)
         if len(history := _history(folder)) < epochs:
             watchers = _watchers(folder, batches, history, train_sample, validation)
-            options = {"validation_data": validation_data, "callbacks": watchers, "shuffle": False, "verbose": 0}
+            verbose = 2 * (os.environ.get("TLL_PROGRESS") != "0")  # a line per epoch
+            options = {"validation_data": validation_data, "callbacks": watchers, "shuffle": False, "verbose": verbose}
             model.fit(batches, epochs=epochs, **options)
         shutil.rmtree(folder / "backup", ignore_errors=True)  # Keras does so too, but not after a kill at the very end
         if not (finished := folder / "finished.json").exists():
@@ -128,43 +131,32 @@ def _watchers(folder: Path, batches: EpochBatches, history: pd.DataFrame, *sampl
     known_best = history.val_top2.max() if len(history) else None
     new = folder / "backup" / BEST  # Keras writes in place; what a killed run left is not moved
     new.unlink(missing_ok=True)
-    watchers = [
+    return [
         ExpectedTop2(*samples),
         callbacks.ModelCheckpoint(new, "val_top2", initial_value_threshold=known_best, **options),
         callbacks.LambdaCallback(on_epoch_end=lambda *_: new.exists() and new.replace(folder / BEST)),
         callbacks.CSVLogger(folder / "history.csv", append=True),
         Backup(folder / "backup", batches),  # after the others: what it calls finished, they have written
     ]
-    if log := runtime.named_path("TLL_TENSORBOARD"):
-        watchers.append(callbacks.TensorBoard(log / folder.name))
-    return watchers
 
 
 class ExpectedTop2(callbacks.Callback):
-    """Adds top2, val_top2 and seconds to the logs that later callbacks read; draws the progress bar."""
+    """Adds top2, val_top2 and seconds to the logs that later callbacks read."""
 
     def __init__(self, train_sample: Pairs, validation: Pairs):
         super().__init__()
         self.samples = {"top2": train_sample, "val_top2": validation}
 
-    def on_train_begin(self, logs=None):
-        self.bar = progress(total=self.params["epochs"] * self.params["steps"], unit="step")
-
     def on_epoch_begin(self, epoch, logs=None):
-        self.bar.n, self.began = epoch * self.params["steps"], time.perf_counter()
+        self.began = time.perf_counter()
 
     def on_train_batch_end(self, batch, logs=None):
-        self.bar.update()
         self.seconds = round(time.perf_counter() - self.began, 2)
 
     def on_epoch_end(self, epoch, logs):
         for name, pairs in self.samples.items():
             logs[name] = expected_topk(score_matrix(self.model, pairs.left, pairs.right), np.arange(len(pairs)))
         logs["seconds"] = self.seconds
-        self.bar.set_postfix(logs)
-
-    def on_train_end(self, logs=None):
-        self.bar.close()
 
 
 class Backup(callbacks.BackupAndRestore):
@@ -227,15 +219,3 @@ def _history(folder: Path) -> pd.DataFrame:
         return pd.DataFrame()
     table = pd.read_csv(path, encoding="utf-8").drop_duplicates("epoch", keep="last", ignore_index=True)
     return table.assign(epoch=table.epoch + 1).filter(COLUMNS)
-
-
-def _check_settings(path: Path, settings: dict) -> None:
-    if not path.exists():
-        write_text(path, json.dumps(settings, indent=2))
-    settings = json.loads(json.dumps(settings))
-    with runtime.damage_named(path, "delete its folder, and the training begins anew"):
-        known = runtime.read_json(path)
-        different = [name for name in known | settings if known.get(name) != settings.get(name)]
-    if different:
-        another = f"{path} is of a run with another {', '.join(different)}"
-        raise ValueError(f"{another}: choose another folder, or delete this one")
