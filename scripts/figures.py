@@ -227,6 +227,7 @@ FIGURES: dict[str, Recipe] = {
     "model_summary": (model_summary, ()),  # the report's figure 3
     # The report's figures 4 and 5, with the top-2 it did not plot and, of VGG16, two other learning rates.
     "siamese_resnet18": _curves("siamese_resnet18"),
+    "siamese_full_size": _curves("siamese_full_size"),
     "siamese_vgg16": _curves("siamese_vgg16", "siamese_vgg16_rates"),
     # The logits of InfoNCE are no probabilities: loss and top-2 alone.
     "siamese_infonce": _curves("siamese_infonce", "siamese_infonce_border_neutral", columns=2),
