@@ -146,6 +146,21 @@ def test_a_saved_model_submits_the_same_scores_without_training(submit, tiny, pl
     pd.testing.assert_frame_equal(submit("--model", "model"), fitted)
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"), [((), "auto"), (("--precision", "float32"), "float32"), (("--model", "model"), "")]
+)
+def test_networks_may_compute_in_bfloat16_unless_told_otherwise(submit, tiny, place, monkeypatch, options, expected):
+    """A saved model is scored as it was trained."""
+    cli.main(["fit", "--data", str(tiny), "--method", "tiny_image", "--save", str(place / "model")])
+    seen = []
+    monkeypatch.setattr(
+        "tll_utils.report.submission.candidate_scores",
+        lambda dataset, method: seen.append(os.environ["TLL_PRECISION"]) or np.zeros(dataset.test.candidates.shape),
+    )
+    submit(*options, *([] if "--model" in options else ["--method", "tiny_image"]))
+    assert seen == [expected]
+
+
 def test_methods_are_named_where_one_is_unknown(submit):
     with pytest.raises(SystemExit, match=r"tll: unknown method 'clip'; known: .*lite_pair"):
         submit("--method", "clip")
