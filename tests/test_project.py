@@ -167,6 +167,7 @@ def users_folder(tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for variable in ("TLL_DATA", "TLL_PROGRESS"):
         monkeypatch.setenv(variable, "")
+    monkeypatch.setenv("TLL_PRECISION", "float32")  # what else `submit` chooses would stay in this process
     for name, value in {"epochs": 1, "n_seeds": 1, "inputs": BEST.inputs[:2]}.items():
         monkeypatch.setattr(BEST, name, value)  # trained for a moment
     return tmp_path
