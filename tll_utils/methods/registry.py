@@ -193,7 +193,7 @@ ADAPTERS: dict[str, Entry] = {
 # Weights that have to be downloaded: the report's networks, compared as it compared them, and networks it did not know.
 _NAMES = {"ResNet18": "resnet_18_imagenet", "ResNet50": "resnet_50_imagenet", "VGG16": "vgg_16_imagenet"}
 _AVERAGES = {net: Similarity(Features(name, "last_pool_average"), centred=False) for net, name in _NAMES.items()}
-PRESETS: dict[str, Entry] = {
+DOWNLOADED: dict[str, Entry] = {
     "resnet18_last_fifth": Entry("ResNet18, up to the last fifth layer",
                                  Similarity(Features("resnet_18_imagenet", "last_fifth_average"), centred=False)),
     **{net.lower(): Entry(f"{net}, up to the last pool", average) for net, average in _AVERAGES.items()},
@@ -243,4 +243,4 @@ SIAMESE: dict[str, Entry] = {
 }
 # fmt: on
 
-METHODS: dict[str, Entry] = UNTRAINED | FUSIONS | ADAPTERS | PRESETS | SIAMESE
+METHODS: dict[str, Entry] = UNTRAINED | FUSIONS | ADAPTERS | DOWNLOADED | SIAMESE
